@@ -140,6 +140,11 @@ pub enum MapError {
 }
 
 impl ClusterMap {
+    /// An empty map of `cluster` as of `revision`.
+    pub fn new(cluster: ClusterId, revision: Revision) -> Self {
+        Self { cluster, revision, ..Self::default() }
+    }
+
     /// Stores `range`, replacing an older copy; an older or equal copy is ignored.
     ///
     /// The leader hint of an equal copy is taken over.

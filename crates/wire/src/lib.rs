@@ -1,1 +1,41 @@
-//! To be filled.
+//! Generated code of `proto/` (public, peer, system) and checked conversions to `model`.
+//!
+//! Owns: the messages as they travel, their conversions, the typed error detail.
+//! Must never know: how a request is served.
+//! Invariants:
+//! * `bytes` fields decode without a copy, into slices of the frame they came in.
+//! * A conversion checks every field; what does not fit is an error, never a default.
+
+mod convert;
+mod error;
+
+pub use convert::WireError;
+pub use error::{ErrorInfoExt, error_info, status_of};
+
+/// Names and messages of the public API.
+#[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+pub mod v1 {
+    tonic::include_proto!("holdfast.v1");
+
+    /// The public API's descriptors, for the reflection service.
+    pub const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/holdfast_v1_descriptor.bin"));
+}
+
+/// What is stored in range 0 and in a node's own files.
+pub mod system {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod v1 {
+        tonic::include_proto!("holdfast.system.v1");
+    }
+}
+
+/// What nodes say to each other.
+pub mod peer {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod v1 {
+        tonic::include_proto!("holdfast.peer.v1");
+    }
+}
