@@ -20,7 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let public = prost_types_only_public(&descriptors);
     std::fs::write(out.join("holdfast_v1_descriptor.bin"), public)?;
-    tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::Codec")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -6,9 +6,11 @@
 //! * `bytes` fields decode without a copy, into slices of the frame they came in.
 //! * A conversion checks every field; what does not fit is an error, never a default.
 
+mod codec;
 mod convert;
 mod error;
 
+pub use codec::{Codec, ProtobufDecoder, ProtobufEncoder};
 pub use convert::WireError;
 pub use error::{ErrorInfoExt, error_info, status_of};
 
