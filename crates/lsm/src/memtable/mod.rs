@@ -1,0 +1,118 @@
+//! What was applied and is not in tables yet: one skip list per family.
+//!
+//! Owns: insertion of batches, the read point and gate of what is inside, its share of the budget.
+//! Must never know: files, when it is flushed.
+//! Invariants:
+//! * A memtable is sealed only between batches: it holds whole batches.
+//! * Memory is charged to the node's budget as it grows and given back when the last reader left.
+
+mod skiplist;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use skiplist::SkipList;
+pub(crate) use skiplist::{Cursor, Entry};
+
+use crate::shared::Shared;
+use crate::types::{Batch, Family, ReadPoint, Record};
+
+/// The newest state a memtable holds and how far the journal must be durable to flush it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seal {
+    pub(crate) point: ReadPoint,
+    pub(crate) gate: u64,
+}
+
+/// A memtable, active or sealed.
+pub(crate) struct Memtable {
+    lists: [Arc<SkipList>; Family::COUNT],
+    seal: Mutex<Seal>,
+    charged: Mutex<u64>,
+    shared: Arc<Shared>,
+}
+
+impl Memtable {
+    /// An empty memtable that begins at `seal`.
+    pub(crate) fn new(shared: Arc<Shared>, seal: Seal) -> Self {
+        Self {
+            lists: std::array::from_fn(|_| Arc::new(SkipList::new())),
+            seal: Mutex::new(seal),
+            charged: Mutex::new(0),
+            shared,
+        }
+    }
+
+    /// Inserts the whole batch. The caller is the engine's one writer.
+    ///
+    /// # Panics
+    /// If a key of [`Family::Data`] is written twice in one revision.
+    pub(crate) fn insert(&self, batch: &Batch, seal: Seal) {
+        let mut operations = batch.operations();
+        while let Some(first) = operations.first() {
+            let family = first.family;
+            let run = operations.iter().take_while(|o| o.family == family).count();
+            let (now, later) = operations.split_at(run);
+            let mut writer = self.lists[family.index()].writer();
+            for o in now {
+                let existed = writer.insert(&o.key, o.seq, o.ordinal, o.value.as_ref());
+                assert!(
+                    !(existed && family.keeps_versions()),
+                    "a data key is written at most once per revision"
+                );
+            }
+            operations = later;
+        }
+        *self.seal.lock() = seal;
+        self.charge();
+    }
+
+    /// Charges the node's budget with what was allocated since the last time.
+    fn charge(&self) {
+        let bytes = self.bytes();
+        let mut charged = self.charged.lock();
+        self.shared.memtable_grew(bytes - *charged);
+        *charged = bytes;
+    }
+
+    /// Memory held, bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lists.iter().map(|l| l.bytes() as u64).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lists.iter().all(|l| l.is_empty())
+    }
+
+    pub(crate) fn seal(&self) -> Seal {
+        *self.seal.lock()
+    }
+
+    /// The newest entry of `key` this read point covers.
+    pub(crate) fn get(&self, family: Family, key: &[u8], seq_max: u64) -> Option<Entry<'_>> {
+        self.lists[family.index()].get(key, seq_max)
+    }
+
+    pub(crate) fn forward(&self, family: Family, from: Option<(&[u8], u64)>) -> Cursor {
+        Cursor::forward(self.lists[family.index()].clone(), from)
+    }
+
+    pub(crate) fn backward(&self, family: Family, before: Option<(&[u8], u64)>) -> Cursor {
+        Cursor::backward(self.lists[family.index()].clone(), before)
+    }
+}
+
+impl Drop for Memtable {
+    fn drop(&mut self) {
+        self.shared.memtable_freed(*self.charged.get_mut());
+    }
+}
+
+impl Entry<'_> {
+    /// The record, `None` for a tombstone.
+    pub(crate) fn to_record(self) -> Option<Record> {
+        let value = self.value.to_bytes()?;
+        Some(Record { seq: self.seq, ordinal: self.ordinal, value })
+    }
+}

@@ -1,0 +1,97 @@
+//! Options of one engine, validated before use.
+
+use crate::error::{Error, Result};
+use crate::limits::LEVELS;
+
+/// How blocks are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// LZ4, where it saves at least an eighth.
+    Lz4,
+}
+
+/// Options of one engine; they may differ from one opening to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The active memtable is sealed at this size, bytes.
+    pub memtable_bytes: u64,
+    /// A data block is closed at this size before compression, bytes.
+    pub block_bytes: usize,
+    /// Records between two restart points of a block.
+    pub restart_interval: usize,
+    /// A compaction closes a table at this size, bytes.
+    pub table_bytes: u64,
+    /// Filter bits per key.
+    pub bloom_bits_per_key: usize,
+    /// Compression of each level.
+    pub compression: [Compression; LEVELS],
+    /// Tables in level 0 that call for a compaction.
+    pub level0_tables: usize,
+    /// Tables in level 0 at which writers should be slowed down; see `Stats::level0_tables`.
+    pub level0_tables_slow: usize,
+    /// Size at which the first sorted level is full, bytes.
+    pub level_base_bytes: u64,
+    /// How many times larger each further level is.
+    pub level_multiplier: u64,
+    /// The manifest is rewritten when it has grown by this much, bytes.
+    pub manifest_bytes_max: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 64 << 20,
+            block_bytes: 8 << 10,
+            restart_interval: 8,
+            table_bytes: 32 << 20,
+            bloom_bits_per_key: 10,
+            compression: [Compression::Lz4; LEVELS],
+            level0_tables: 4,
+            level0_tables_slow: 20,
+            level_base_bytes: 256 << 20,
+            level_multiplier: 10,
+            manifest_bytes_max: 1 << 20,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Checks every option against its bounds.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the first one that is out of its bounds.
+    pub fn validate(&self) -> Result<()> {
+        let checks = [
+            (self.memtable_bytes >= 4 << 10, "memtable_bytes", "at least 4 KiB"),
+            (
+                (256..=1 << 20).contains(&self.block_bytes),
+                "block_bytes",
+                "between 256 bytes and 1 MiB",
+            ),
+            ((1..=256).contains(&self.restart_interval), "restart_interval", "between 1 and 256"),
+            (
+                (4 << 10..=1 << 30).contains(&self.table_bytes),
+                "table_bytes",
+                "between 4 KiB and 1 GiB",
+            ),
+            ((1..=32).contains(&self.bloom_bits_per_key), "bloom_bits_per_key", "1 to 32"),
+            ((1..=64).contains(&self.level0_tables), "level0_tables", "between 1 and 64"),
+            (
+                self.level0_tables_slow >= self.level0_tables,
+                "level0_tables_slow",
+                "at least level0_tables",
+            ),
+            (self.level_base_bytes >= 4 << 10, "level_base_bytes", "at least 4 KiB"),
+            ((2..=100).contains(&self.level_multiplier), "level_multiplier", "between 2 and 100"),
+            (self.manifest_bytes_max >= 1 << 10, "manifest_bytes_max", "at least 1 KiB"),
+        ];
+        for (holds, option, reason) in checks {
+            if !holds {
+                return Err(Error::Option { option, reason });
+            }
+        }
+        Ok(())
+    }
+}

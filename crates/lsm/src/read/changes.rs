@@ -1,0 +1,87 @@
+//! Changes of the data family in the order they were made, in bounded memory.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use holdfast_model::Revision;
+
+use crate::error::Result;
+use crate::read::source::Source;
+use crate::types::{Change, Changes};
+
+/// Bookkeeping per collected change, bytes.
+const CHANGE_OVERHEAD_BYTES: usize = 128;
+/// Values from this size on share the memory they were read into, bytes.
+const SHARE_BYTES_MIN: usize = 4 * 1024;
+
+/// Collects what `sources` hold of revisions in `(since, upto]`.
+///
+/// Sources are in key order, so every one is read to its end; memory stays bounded because the
+/// newest revisions are given up whenever more than `bytes_max` is held. At least one revision
+/// is always kept, whatever its size.
+pub(crate) fn collect_changes(
+    sources: Vec<Source>,
+    since: Revision,
+    upto: Revision,
+    bytes_max: usize,
+) -> Result<Changes> {
+    let mut kept = Kept { upto: upto.0, ..Kept::default() };
+    for mut source in sources {
+        while source.is_valid() {
+            if source.seq() > since.0 && source.seq() <= kept.upto {
+                kept.add(&source, bytes_max);
+            }
+            source.advance()?;
+        }
+    }
+    let changes = kept.changes.into_values().collect();
+    Ok(Changes { changes, complete_to: Revision(kept.upto) })
+}
+
+#[derive(Default)]
+struct Kept {
+    changes: BTreeMap<(u64, u32, Bytes), Change>,
+    bytes: usize,
+    upto: u64,
+}
+
+impl Kept {
+    fn add(&mut self, source: &Source, bytes_max: usize) {
+        let key = Bytes::copy_from_slice(source.key());
+        let value = owned_value(source);
+        self.bytes += cost(&key, value.as_ref());
+        let (revision, ordinal) = (source.seq(), source.ordinal());
+        let change = Change { revision: Revision(revision), ordinal, key: key.clone(), value };
+        self.changes.insert((revision, ordinal, key), change);
+        while self.bytes > bytes_max && self.give_up_newest() {}
+    }
+
+    /// Drops all of the newest revision held, unless it is the only one.
+    fn give_up_newest(&mut self) -> bool {
+        let (Some(first), Some(last)) = (self.changes.keys().next(), self.changes.keys().last())
+        else {
+            return false;
+        };
+        let newest = last.0;
+        if first.0 == newest {
+            return false;
+        }
+        for change in self.changes.split_off(&(newest, 0, Bytes::new())).into_values() {
+            self.bytes -= cost(&change.key, change.value.as_ref());
+        }
+        self.upto = newest - 1;
+        true
+    }
+}
+
+/// The value; a small one is copied, so that it does not hold on to a whole block.
+fn owned_value(source: &Source) -> Option<Bytes> {
+    match source.value() {
+        Some(value) if value.len() < SHARE_BYTES_MIN => Some(Bytes::copy_from_slice(value)),
+        _ => source.value_bytes(),
+    }
+}
+
+fn cost(key: &Bytes, value: Option<&Bytes>) -> usize {
+    key.len() + value.map_or(0, Bytes::len) + CHANGE_OVERHEAD_BYTES
+}

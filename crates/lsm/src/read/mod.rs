@@ -1,0 +1,11 @@
+//! Reading many records: sources in key order, their merge, scans and changes.
+
+mod changes;
+mod merge;
+mod scan;
+mod source;
+
+pub(crate) use changes::collect_changes;
+pub(crate) use scan::KeyRange;
+pub use scan::Scan;
+pub(crate) use source::{Direction, MemorySource, Source};

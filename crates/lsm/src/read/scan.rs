@@ -1,0 +1,139 @@
+//! Live records of a key range, in order.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::engine::State;
+use crate::error::Result;
+use crate::read::merge::Merge;
+use crate::read::source::{Direction, Source};
+use crate::types::Record;
+
+/// Keys from `lower` (inclusive) to `upper` (exclusive).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyRange {
+    pub(crate) lower: Option<Bytes>,
+    pub(crate) upper: Option<Bytes>,
+}
+
+impl KeyRange {
+    pub(crate) fn new((lower, upper): (Bound<Bytes>, Bound<Bytes>)) -> Self {
+        let lower = match lower {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(key),
+            Bound::Excluded(key) => Some(successor(&key)),
+        };
+        let upper = match upper {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(successor(&key)),
+            Bound::Excluded(key) => Some(key),
+        };
+        Self { lower, upper }
+    }
+
+    /// Whether `key` lies behind the end a stream in `direction` runs towards.
+    fn is_passed(&self, key: &[u8], direction: Direction) -> bool {
+        match direction {
+            Direction::Forward => self.upper.as_ref().is_some_and(|u| key >= u.as_ref()),
+            Direction::Backward => self.lower.as_ref().is_some_and(|l| key < l.as_ref()),
+        }
+    }
+}
+
+/// The smallest key greater than `key`.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+/// Iterates live records; owns the version it began with, so flushes and compactions do not
+/// disturb it. Ends after the first error.
+pub struct Scan {
+    merge: Merge,
+    range: KeyRange,
+    direction: Direction,
+    /// Key of the last decision: older versions of it are passed.
+    decided: Option<Vec<u8>>,
+    failed: bool,
+    /// Keeps tables and memtables of the version in place.
+    _state: Arc<State>,
+}
+
+impl Scan {
+    pub(crate) fn new(
+        state: Arc<State>,
+        sources: Vec<Source>,
+        range: KeyRange,
+        direction: Direction,
+    ) -> Self {
+        let merge = Merge::new(sources, direction);
+        Self { merge, range, direction, decided: None, failed: false, _state: state }
+    }
+
+    fn forward(&mut self) -> Result<Option<(Bytes, Record)>> {
+        while let Some(head) = self.merge.head() {
+            let key = head.key();
+            if self.range.is_passed(key, self.direction) {
+                return Ok(None);
+            }
+            if self.decided.as_deref() == Some(key) {
+                self.merge.advance()?;
+                continue;
+            }
+            let decided = self.decided.get_or_insert_default();
+            decided.clear();
+            decided.extend_from_slice(key);
+            let found = record(head);
+            self.merge.advance()?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    fn backward(&mut self) -> Result<Option<(Bytes, Record)>> {
+        while let Some(head) = self.merge.head() {
+            if self.range.is_passed(head.key(), self.direction) {
+                return Ok(None);
+            }
+            let key = Bytes::copy_from_slice(head.key());
+            let mut newest = None;
+            while let Some(head) = self.merge.head().filter(|head| head.key() == key) {
+                newest = record(head);
+                self.merge.advance()?;
+            }
+            if newest.is_some() {
+                return Ok(newest);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The live record a source stands at, `None` if it is a tombstone.
+fn record(source: &Source) -> Option<(Bytes, Record)> {
+    let value = source.value_bytes()?;
+    let record = Record { seq: source.seq(), ordinal: source.ordinal(), value };
+    Some((Bytes::copy_from_slice(source.key()), record))
+}
+
+impl Iterator for Scan {
+    type Item = Result<(Bytes, Record)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = match self.direction {
+            Direction::Forward => self.forward(),
+            Direction::Backward => self.backward(),
+        };
+        self.failed = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}

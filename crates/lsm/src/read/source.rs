@@ -1,0 +1,105 @@
+//! One sorted stream of records of a family: a memtable, a table or a level.
+//!
+//! Forward streams go by key ascending, sequence number descending; backward ones exactly the
+//! other way round.
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::memtable::{Cursor, Entry};
+
+/// Which way a stream goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// A stream of records; `key` and the others may be called only while it is valid.
+pub(crate) enum Source {
+    Memory(MemorySource),
+}
+
+impl Source {
+    pub(crate) fn is_valid(&self) -> bool {
+        match self {
+            Self::Memory(s) => s.entry().is_some(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Self::Memory(s) => s.entry().map_or(&[], |e| e.key),
+        }
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        match self {
+            Self::Memory(s) => s.entry().map_or(0, |e| e.seq),
+        }
+    }
+
+    pub(crate) fn ordinal(&self) -> u32 {
+        match self {
+            Self::Memory(s) => s.entry().map_or(0, |e| e.ordinal),
+        }
+    }
+
+    /// The value without a copy; `None` for a tombstone.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Memory(s) => s.entry()?.value.as_slice(),
+        }
+    }
+
+    /// The value as a buffer of its own; `None` for a tombstone.
+    pub(crate) fn value_bytes(&self) -> Option<Bytes> {
+        match self {
+            Self::Memory(s) => s.entry()?.value.to_bytes(),
+        }
+    }
+
+    pub(crate) fn advance(&mut self) -> Result<()> {
+        match self {
+            Self::Memory(s) => s.advance(),
+        }
+        Ok(())
+    }
+}
+
+/// A memtable's records up to a sequence number.
+pub(crate) struct MemorySource {
+    cursor: Cursor,
+    direction: Direction,
+    seq_max: u64,
+}
+
+impl MemorySource {
+    pub(crate) fn new(cursor: Cursor, direction: Direction, seq_max: u64) -> Self {
+        let mut source = Self { cursor, direction, seq_max };
+        source.skip_invisible();
+        source
+    }
+
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.cursor.entry()
+    }
+
+    fn advance(&mut self) {
+        self.step();
+        self.skip_invisible();
+    }
+
+    fn step(&mut self) {
+        match self.direction {
+            Direction::Forward => self.cursor.next(),
+            Direction::Backward => self.cursor.previous(),
+        }
+    }
+
+    fn skip_invisible(&mut self) {
+        while self.entry().is_some_and(|e| e.seq > self.seq_max) {
+            self.step();
+        }
+    }
+}
