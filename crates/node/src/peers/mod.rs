@@ -1,0 +1,5 @@
+//! The transport between nodes.
+
+mod forward;
+
+pub use forward::{ForwardError, ForwardHandler, ForwardSender};
