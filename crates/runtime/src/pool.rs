@@ -1,0 +1,174 @@
+//! A bounded pool of named threads for work that blocks: disk reads, flushes, compactions.
+//!
+//! tokio's own blocking pool is one for all purposes, up to 512 threads, with an unbounded queue: a slow
+//! disk then shows as memory growth far from its cause. A pool here has a purpose, a
+//! size and a queue that says no.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::{Thread, thread};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Why a pool did not do the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// As many jobs wait as may; nothing was queued. Slow down, then retry.
+    #[error("the pool's queue is full")]
+    Full,
+    /// The pool is stopping; the job was not and will not be run.
+    #[error("the pool is stopping")]
+    Stopped,
+    /// The job panicked; the pool goes on.
+    #[error("the job panicked")]
+    Panicked,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    is_stopping: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    queue_max: usize,
+}
+
+/// A pool of threads; clones are the same pool. Once the last clone is dropped its threads finish
+/// what is queued and end.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Option<Arc<Inner>>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<Thread<()>>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.inner {
+            Some(inner) => write!(f, "Pool({} threads)", inner.threads.lock().len()),
+            None => f.write_str("Pool(inline)"),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Pool {
+    /// Starts `threads` threads called `name-0`, `name-1`, …; at most `queue_max` jobs wait.
+    ///
+    /// # Errors
+    /// The system gives no further thread.
+    ///
+    /// # Panics
+    /// If `threads` or `queue_max` is 0.
+    pub fn start(name: &str, threads: usize, queue_max: usize) -> io::Result<Self> {
+        assert!(threads > 0 && queue_max > 0, "a pool needs threads and room to wait");
+        let queue = Mutex::new(Queue::default());
+        let shared = Arc::new(Shared { queue, work: Condvar::new(), queue_max });
+        let mut started = Vec::with_capacity(threads);
+        for i in 0..threads {
+            let worker = shared.clone();
+            started.push(thread(&format!("{name}-{i}"), move || worker.run())?);
+        }
+        Ok(Self { inner: Some(Arc::new(Inner { shared, threads: Mutex::new(started) })) })
+    }
+
+    /// A pool without threads, for simulation: jobs run on the caller, at once.
+    pub fn inline() -> Self {
+        Self { inner: None }
+    }
+
+    /// Queues `job` and returns at once. Nobody learns of its end; see [`Pool::run`].
+    ///
+    /// # Errors
+    /// [`PoolError::Full`], [`PoolError::Stopped`].
+    pub fn execute(&self, job: impl FnOnce() + Send + 'static) -> Result<(), PoolError> {
+        let Some(inner) = &self.inner else {
+            job();
+            return Ok(());
+        };
+        let mut queue = inner.shared.queue.lock();
+        if queue.is_stopping {
+            return Err(PoolError::Stopped);
+        }
+        if queue.jobs.len() >= inner.shared.queue_max {
+            return Err(PoolError::Full);
+        }
+        queue.jobs.push_back(Box::new(job));
+        drop(queue);
+        inner.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Runs `job` in the pool and waits for what it returns. Dropping the future does not stop
+    /// a job that has been queued.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let (sender, receiver) = oneshot::channel();
+        // A caller that has gone no longer wants the value.
+        self.execute(move || drop(sender.send(job())))?;
+        receiver.await.map_err(|_| PoolError::Panicked)
+    }
+
+    /// How many jobs wait.
+    pub fn queued(&self) -> usize {
+        self.inner.as_ref().map_or(0, |inner| inner.shared.queue.lock().jobs.len())
+    }
+
+    /// Takes no more jobs, finishes those that wait and ends the threads. Blocks until then; must
+    /// not be called from one of the pool's own jobs.
+    pub fn stop(&self) {
+        let Some(inner) = &self.inner else { return };
+        inner.shared.stop();
+        let threads = std::mem::take(&mut *inner.threads.lock());
+        threads.into_iter().for_each(Thread::join);
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.queue.lock().is_stopping = true;
+        self.work.notify_all();
+    }
+
+    fn run(&self) {
+        while let Some(job) = self.next() {
+            // The panic hook has reported it; the waiter sees its sender dropped.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.is_stopping {
+                return None;
+            }
+            self.work.wait(&mut queue);
+        }
+    }
+}
