@@ -46,7 +46,10 @@ impl ErrorInfoExt for ErrorInfo {
             | ErrorCode::NoQuorum
             | ErrorCode::NotHere
             | ErrorCode::TooStale
+            | ErrorCode::Behind
             | ErrorCode::NotReady => Code::Unavailable,
+            ErrorCode::Unauthenticated => Code::Unauthenticated,
+            ErrorCode::PermissionDenied => Code::PermissionDenied,
             ErrorCode::OutcomeUnknown => Code::Aborted,
             ErrorCode::Deadline => Code::DeadlineExceeded,
             ErrorCode::Unimplemented => Code::Unimplemented,
@@ -57,7 +60,11 @@ impl ErrorInfoExt for ErrorInfo {
 
 /// A status that carries `info` as its detail.
 pub fn status_of(info: ErrorInfo) -> Status {
-    let code = info.grpc_code();
+    status_with(info.grpc_code(), info)
+}
+
+/// A status of `code` that carries `info` as its detail.
+pub fn status_with(code: Code, info: ErrorInfo) -> Status {
     let message = info.message.clone();
     let any = prost_types::Any { type_url: TYPE_URL.into(), value: info.encode_to_vec() };
     let details = RpcStatus { code: code as i32, message: message.clone(), details: vec![any] };

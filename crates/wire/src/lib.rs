@@ -12,7 +12,7 @@ mod error;
 
 pub use codec::{Codec, ProtobufDecoder, ProtobufEncoder};
 pub use convert::WireError;
-pub use error::{ErrorInfoExt, error_info, status_of};
+pub use error::{ErrorInfoExt, error_info, status_of, status_with};
 
 /// Names and messages of the public API.
 #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
