@@ -1,0 +1,62 @@
+# Holdfast: `make cluster` for three local nodes, `make test` for everything a change must pass.
+# The verbs are thin; the work is in `holdfast local …` and cargo.
+
+CARGO ?= cargo
+BIN := target/release
+HOLDFAST := $(BIN)/holdfast
+NODES ?= 3
+SECONDS ?= 10
+
+.DEFAULT_GOAL := help
+.PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
+        test lint verify fix bench ci
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build target/release/{holdfast,holdfastd}
+	@$(CARGO) build --release --workspace --bins --quiet
+	@test -x $(HOLDFAST) -a -x $(BIN)/holdfastd
+
+cluster: build ## three nodes on this machine, ready to use; keeps data; fine to run twice
+	@$(HOLDFAST) local start --nodes $(NODES)
+
+stop: ## stop the local nodes; keeps data
+	@if [ -x $(HOLDFAST) ]; then $(HOLDFAST) local stop; fi
+
+wipe: ## stop, then delete the local data
+	@if [ -x $(HOLDFAST) ]; then $(HOLDFAST) local wipe; else rm -rf .cluster; fi
+
+start kill pause resume restart: ## one local node: make kill NODE=2
+	@test -n "$(NODE)" || { echo "say which node: make $@ NODE=1" >&2; exit 2; }
+	@$(HOLDFAST) local $@ $(NODE)
+
+pids: ## lines "NODE PID" of the running local nodes
+	@$(HOLDFAST) local pids
+
+status: ## state of the local nodes; exit 0 only if all are healthy
+	@$(HOLDFAST) local status
+
+logs: ## log of one local node: make logs NODE=1
+	@$(HOLDFAST) local logs $(NODE)
+
+test: ## everything a change must pass
+	@CARGO="$(CARGO)" tests/run
+
+lint: ## formatting, clippy, documentation warnings; never writes
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --release --workspace --all-targets --quiet -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
+
+verify: lint test ## lint and test; never writes
+
+fix: ## format and apply clippy's suggestions
+	@$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged --quiet
+	@$(CARGO) fmt --all
+
+bench: ## throughput, latency, CPU per operation beside a gRPC echo, own nodes (SECONDS=10 per cell)
+	@$(CARGO) build --profile dist --workspace --bins --quiet
+	@target/dist/holdfast bench suite --seconds $(SECONDS)
+
+ci: ## what decides whether a change lands
+	@.ci/run

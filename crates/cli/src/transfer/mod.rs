@@ -1,0 +1,5 @@
+//! Moving many records in and out.
+
+mod format;
+
+pub use format::{Format, LineRead, Lines, parse, write};
