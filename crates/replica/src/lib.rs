@@ -1,1 +1,20 @@
-//! To be filled.
+//! One Raft group: the only crate that names openraft.
+//!
+//! Owns: how openraft is set up and bound to `journal`, `lsm` and `kv`; proposing, reading,
+//! watching, snapshots, membership, leadership of one range; the port to its peers ([`Peers`]).
+//! Must never know: tonic servers, sockets, other ranges, placement.
+//! Invariants:
+//! * What is answered as committed is in the journals of a quorum.
+//! * A read joins a round that starts after it arrived, never one under way.
+//! * Nothing that may have been appended is ever reported as certainly not done.
+//! * openraft's types do not leave this crate, nor reach a disk or a wire in its own encoding.
+//! Source: Ongaro, Consensus: Bridging Theory and Practice, §3, §4.2, §6.3, §6.4, §9.6.
+
+mod error;
+mod peers;
+
+pub use error::{ProposeError, ReadError, WatchError};
+pub use peers::{
+    PeerAddress, PeerError, Peers, SESSION_REQUESTS_MAX, SESSION_RESPONSES_MAX, Session,
+    SnapshotSource,
+};
