@@ -1,1 +1,44 @@
-//! To be filled.
+//! The Rust SDK of Holdfast: a strongly consistent, sharded key-value store.
+//!
+//! ```no_run
+//! use holdfast_client::Client;
+//!
+//! # async fn f() -> Result<(), holdfast_client::Error> {
+//! let client = Client::connect(["127.0.0.1:7401"]).await?;
+//! client.put("greeting", "hello").await?;
+//! let entry = client.get("greeting").await?;
+//! assert_eq!(entry.map(|e| e.value), Some("hello".into()));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Owns: the cluster map's cache, routing, retries, sessions, locks, resuming watches and scans.
+//! Must never know: how a server works inside; it speaks `wire` and nothing else.
+//! Invariants:
+//! * A mutation that may have happened is never reported as failed ([`Error::is_unknown`]), and
+//!   never sent again under a name the range does not recognise.
+//! * What the map says is a hint about whom to ask; the answer decides.
+//! * No lock is held over an await; the hot path takes one, for the numbering of mutations.
+//! Source: `api.md` (sessions, errors), `consensus.md` (outcomes).
+
+mod call;
+mod client;
+mod doors;
+mod error;
+mod map;
+mod method;
+mod mutate;
+mod options;
+mod read;
+mod session;
+mod transport;
+mod types;
+mod write;
+
+pub use client::{Client, ClientBuilder};
+pub use doors::Doors;
+pub use error::Error;
+pub use holdfast_model::{LeaseId, NodeId, RangeId, Revision};
+pub use read::{Get, GetAnswer};
+pub use types::{Condition, Entry, FollowerChoice, Origin, ReadLevel, ReadPoint, Staleness};
+pub use write::{Delete, DeleteAnswer, Increment, IncrementAnswer, Put, PutAnswer};
