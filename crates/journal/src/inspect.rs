@@ -1,0 +1,172 @@
+//! Reading a segment file without a journal, for people.
+//!
+//! Owns: an iterator over the batches of one file.
+//! Invariants:
+//! * Nothing is written.
+
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+
+use bytes::Bytes;
+use holdfast_env::{Disk, OpenMode};
+
+use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, Tail, parse_tails};
+use crate::error::{At, Error, Result};
+use crate::group::{GroupId, LogPosition};
+use crate::record::RecordKind;
+use crate::recovery::parse_records;
+use crate::scan::Window;
+use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, seed};
+
+/// A record of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectedRecord {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// Where it lies in the file.
+    pub offset: u64,
+    /// What it says.
+    pub kind: RecordKind,
+    /// Whether it was moved here out of an older segment.
+    pub rewritten: bool,
+    /// Whose it is.
+    pub group: GroupId,
+    /// Sequence number of the group's record before.
+    pub previous: u64,
+    /// Position, as far as the kind has one.
+    pub position: LogPosition,
+    /// Payload, as far as the kind has one.
+    pub payload: Bytes,
+}
+
+/// A batch of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectedBatch {
+    /// Where it lies in the file.
+    pub offset: u64,
+    /// What it takes, bytes.
+    pub bytes: u64,
+    /// What it carries.
+    pub kind: BatchKind,
+    /// Its number.
+    pub number: u64,
+    /// Batches below this number were durable when it was written.
+    pub claim: u64,
+    /// Sequence number of its first record.
+    pub first_sequence: u64,
+    /// Whether it names the batch before it in this file; the first one cannot tell.
+    pub linked: bool,
+    /// Whether everything in it is whole.
+    pub whole: bool,
+    /// Its whole records.
+    pub records: Vec<InspectedRecord>,
+    /// The groups a mark lists.
+    pub tails: Vec<Tail>,
+}
+
+/// Walks over the whole batches of a segment file, remains of torn ones included.
+#[derive(Debug)]
+pub struct SegmentInspector {
+    header: SegmentHeader,
+    segment: Segment,
+    window: Window,
+    offset: u64,
+    link: Option<u64>,
+}
+
+impl SegmentInspector {
+    /// Opens a segment file for reading.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it has no whole header.
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        let file = disk.open(path, OpenMode::Read).at("open", path)?;
+        let length = file.len().at("measure", path)?;
+        let mut bytes = vec![0; usize::try_from(SEGMENT_HEADER_BYTES.min(length)).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, 0).at("read", path)?;
+        let header = SegmentHeader::parse(&bytes).ok_or_else(|| Error::Corrupt {
+            path: path.to_path_buf(),
+            offset: 0,
+            what: "a whole segment header",
+        })?;
+        let segment = Segment {
+            sequence: header.sequence,
+            path: path.to_path_buf(),
+            file,
+            bytes: header.segment_bytes,
+            seed: seed(header.journal, header.sequence),
+            readers: AtomicUsize::new(0),
+        };
+        let window = Window::default();
+        Ok(Self { header, segment, window, offset: SEGMENT_HEADER_BYTES, link: None })
+    }
+
+    /// Whether a file is a segment in use, by its name.
+    pub fn is_segment(path: &Path) -> bool {
+        matches!(FileName::of(path), Some(FileName::InUse(_)))
+    }
+
+    /// The header of the segment.
+    pub fn header(&self) -> SegmentHeader {
+        self.header
+    }
+
+    fn advance(&mut self) -> Result<Option<InspectedBatch>> {
+        let found = self.window.next_header(&self.segment, self.offset)?;
+        let Some((offset, header, checksum)) = found else { return Ok(None) };
+        let linked = self.link.is_none_or(|link| link == header.link);
+        self.offset = offset + header.batch_bytes();
+        self.link = Some(checksum);
+        let mut batch = InspectedBatch {
+            offset,
+            bytes: header.batch_bytes(),
+            kind: header.kind,
+            number: header.number,
+            claim: header.claim,
+            first_sequence: header.first_sequence,
+            linked,
+            whole: true,
+            records: Vec::new(),
+            tails: Vec::new(),
+        };
+        self.fill(&mut batch, &header)?;
+        Ok(Some(batch))
+    }
+
+    fn fill(&mut self, batch: &mut InspectedBatch, header: &BatchHeader) -> Result<()> {
+        let start = batch.offset + BATCH_HEADER_BYTES as u64;
+        let body = self.window.bytes(&self.segment, start, u64::from(header.body_bytes))?;
+        match header.kind {
+            BatchKind::Filler => {}
+            BatchKind::Mark => {
+                let tails = parse_tails(header, body, self.segment.seed_at(start));
+                batch.whole = tails.is_some();
+                batch.tails = tails.unwrap_or_default();
+            }
+            BatchKind::Records => {
+                let (records, whole) = parse_records(body, &self.segment, start, header.records);
+                batch.whole = whole;
+                let inspected = records.iter().map(|(ordinal, offset, record)| InspectedRecord {
+                    sequence: header.first_sequence + u64::from(*ordinal),
+                    offset: *offset,
+                    kind: record.header.kind,
+                    rewritten: record.header.rewritten,
+                    group: record.header.group,
+                    previous: record.header.previous,
+                    position: record.header.position,
+                    payload: Bytes::copy_from_slice(record.payload),
+                });
+                batch.records = inspected.collect();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for SegmentInspector {
+    type Item = Result<InspectedBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}

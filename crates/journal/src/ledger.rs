@@ -1,0 +1,90 @@
+//! How much of each segment is still needed.
+//!
+//! Owns: live bytes per segment, and from when on a segment may be used again.
+//! Invariants:
+//! * A segment whose live bytes are 0 is free once the records that freed it are durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::segment::Segment;
+
+/// Where a record lies. Segment 0 does not exist: the record is still queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+}
+
+impl Place {
+    /// Whether the record was written.
+    pub(crate) fn is_written(self) -> bool {
+        self.segment != 0
+    }
+}
+
+/// A segment in use.
+#[derive(Debug)]
+pub(crate) struct SegmentUse {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) live_bytes: u64,
+    /// Every record below this sequence number must be durable before the file is used again.
+    pub(crate) freed_at: u64,
+}
+
+/// All segments in use.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) segments: BTreeMap<u32, SegmentUse>,
+}
+
+impl Ledger {
+    /// Takes a segment into use.
+    pub(crate) fn open(&mut self, segment: Arc<Segment>) {
+        let entry = SegmentUse { segment, live_bytes: 0, freed_at: 0 };
+        let before = self.segments.insert(entry.segment.sequence, entry);
+        assert!(before.is_none(), "a segment's sequence number is never used again");
+    }
+
+    /// A live record of `bytes` was written at `place`.
+    pub(crate) fn add(&mut self, place: Place, bytes: u64) {
+        if let Some(entry) = self.segments.get_mut(&place.segment) {
+            entry.live_bytes += bytes;
+        }
+    }
+
+    /// `bytes` of live records in `segment` are dead once `sequence` is durable.
+    pub(crate) fn remove(&mut self, segment: u32, bytes: u64, sequence: u64) {
+        if let Some(entry) = self.segments.get_mut(&segment) {
+            assert!(entry.live_bytes >= bytes, "more was freed than lived in {segment}");
+            entry.live_bytes -= bytes;
+            entry.freed_at = entry.freed_at.max(sequence);
+        }
+    }
+
+    /// The oldest segment, if it is not the only one.
+    pub(crate) fn oldest(&self) -> Option<&SegmentUse> {
+        if self.segments.len() < 2 {
+            return None;
+        }
+        self.segments.values().next()
+    }
+
+    /// Takes the oldest segment out if nothing needs it any more.
+    pub(crate) fn take_free(&mut self, durable: u64) -> Option<Arc<Segment>> {
+        let oldest = self.oldest()?;
+        let free = oldest.live_bytes == 0
+            && oldest.freed_at <= durable
+            && oldest.segment.readers.load(Ordering::Acquire) == 0;
+        if !free {
+            return None;
+        }
+        self.segments.pop_first().map(|(_, entry)| entry.segment)
+    }
+
+    /// Live bytes of all segments.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.segments.values().map(|entry| entry.live_bytes).sum()
+    }
+}

@@ -1,0 +1,174 @@
+//! What records mean, one after another: the state of every group, and whether it is whole.
+//!
+//! Owns: the chain of every group's records, the verdict "hit".
+//! Must never know: files, batches.
+//! Invariants:
+//! * A group that may have lost a record that was durable once ends as hit.
+//! * Moved records are inserted by index and truncate nothing.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::batch::Tail;
+use crate::group::{Group, GroupId, Kept, LogPosition};
+use crate::ledger::{Ledger, Place};
+use crate::record::{RecordKind, RecordView};
+
+#[derive(Clone, Copy, Debug)]
+struct ReplayedEntry {
+    position: LogPosition,
+    kept: Kept,
+}
+
+#[derive(Debug, Default)]
+struct ReplayedGroup {
+    last: u64,
+    created: bool,
+    /// Records were lost somewhere, and nothing seen since proves that none was of this group.
+    suspect: bool,
+    hit: bool,
+    descriptor: Bytes,
+    vote: Option<Bytes>,
+    committed: Option<LogPosition>,
+    purged: Option<LogPosition>,
+    kept: BTreeMap<RecordKind, Kept>,
+    entries: BTreeMap<u64, ReplayedEntry>,
+}
+
+/// All groups, as far as records were replayed.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    /// Records below this sequence number were given up before; a chain may lead there.
+    pub(crate) origin: u64,
+    groups: BTreeMap<GroupId, ReplayedGroup>,
+}
+
+impl Replay {
+    /// Nothing replayed; the first record to come is at least `origin`.
+    pub(crate) fn starting_at(origin: u64) -> Self {
+        Self { origin, groups: BTreeMap::new() }
+    }
+
+    /// Takes the next record.
+    pub(crate) fn apply(&mut self, sequence: u64, record: &RecordView<'_>, place: Place) {
+        let header = &record.header;
+        let before_origin = header.previous < self.origin;
+        let group = self.groups.entry(header.group).or_insert_with(|| ReplayedGroup {
+            last: if before_origin { header.previous } else { 0 },
+            ..ReplayedGroup::default()
+        });
+        if group.last == header.previous {
+            group.suspect = false;
+        } else {
+            group.hit = true;
+        }
+        group.last = sequence;
+        let kept = Kept { sequence, bytes: record.bytes as u64, place };
+        if header.kind == RecordKind::Destroyed {
+            self.groups.remove(&header.group);
+        } else {
+            group.apply(record, kept);
+        }
+    }
+
+    /// Durable records were lost here: every group may have lost one.
+    pub(crate) fn lose(&mut self) {
+        for group in self.groups.values_mut() {
+            group.suspect = true;
+        }
+    }
+
+    /// Compares with the list of groups in a mark.
+    pub(crate) fn check(&mut self, tails: &[Tail]) {
+        for tail in tails {
+            let known = self.groups.contains_key(&tail.group);
+            let group = self.groups.entry(tail.group).or_default();
+            // What a mark at the very beginning lists has all its live records still to come.
+            let same = if known { group.last == tail.last } else { tail.last < self.origin };
+            group.hit |= tail.hit || !same;
+            group.suspect &= !same;
+            group.last = tail.last;
+        }
+        let listed = |group: &GroupId| tails.binary_search_by_key(group, |t| t.group).is_ok();
+        // A group that is not listed ended; if that was not seen, it was lost with the gap.
+        self.groups.retain(|id, group| listed(id) || !group.suspect);
+        for (_, group) in self.groups.iter_mut().filter(|(id, _)| !listed(id)) {
+            group.hit = true;
+        }
+    }
+
+    /// The last record of every group, with the verdict.
+    pub(crate) fn finish(self, ledger: &mut Ledger) -> BTreeMap<GroupId, Group> {
+        let groups = self.groups.into_iter();
+        groups.map(|(id, group)| (id, group.into_group(ledger))).collect()
+    }
+}
+
+impl ReplayedGroup {
+    fn apply(&mut self, record: &RecordView<'_>, kept: Kept) {
+        let header = &record.header;
+        let position = header.position;
+        match header.kind {
+            RecordKind::Entry => {
+                self.insert(ReplayedEntry { position, kept }, header.rewritten);
+                return;
+            }
+            RecordKind::Vote => self.vote = Some(Bytes::copy_from_slice(record.payload)),
+            RecordKind::Truncate => {
+                self.entries.split_off(&position.index);
+                return;
+            }
+            RecordKind::Purge => {
+                self.entries = self.entries.split_off(&position.index.saturating_add(1));
+                self.purged = Some(position);
+            }
+            RecordKind::Committed => self.committed = Some(position),
+            RecordKind::Created => {
+                self.created = true;
+                self.descriptor = Bytes::copy_from_slice(record.payload);
+            }
+            RecordKind::Destroyed => return,
+        }
+        self.kept.insert(header.kind, kept);
+    }
+
+    fn insert(&mut self, entry: ReplayedEntry, moved: bool) {
+        let index = entry.position.index;
+        let last = self.entries.last_key_value().map(|(index, _)| *index);
+        let contradicts = if moved {
+            self.entries.get(&index).is_some_and(|held| held.position != entry.position)
+        } else {
+            last.is_some_and(|last| last >= index)
+        };
+        self.hit |= contradicts || self.purged.is_some_and(|purged| purged.index >= index);
+        self.entries.insert(index, entry);
+    }
+
+    /// Whether indexes have no gaps and begin right after the purge position.
+    fn is_contiguous(&self) -> bool {
+        let Some((first, _)) = self.entries.first_key_value() else { return true };
+        let start = self.purged.map_or(*first, |purged| purged.index + 1);
+        self.entries.keys().copied().eq(start..start + self.entries.len() as u64)
+    }
+
+    fn into_group(self, ledger: &mut Ledger) -> Group {
+        let hit = self.hit || self.suspect || !self.created || !self.is_contiguous();
+        let mut group = Group::new(self.descriptor);
+        group.last_sequence = self.last;
+        group.hit = hit;
+        if hit {
+            return group;
+        }
+        group.vote = self.vote;
+        group.committed = self.committed;
+        group.purged = self.purged;
+        for (kind, kept) in self.kept {
+            group.restore(kind, kept, ledger);
+        }
+        for entry in self.entries.into_values() {
+            group.restore_entry(entry.position, entry.kept, ledger);
+        }
+        group
+    }
+}

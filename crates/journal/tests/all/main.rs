@@ -1,0 +1,4 @@
+//! The journal through its public interface, on real and simulated disks.
+
+mod basics;
+mod rig;
