@@ -2,13 +2,18 @@
 //!
 //! Owns: the registry of replicas and their threads ([`registry`]), the transport between nodes
 //! ([`peers`]), the layout of range 0 with founding, keyspaces and placement of leaders
-//! ([`system`]), configuration, metrics, orderly start and stop ([`Node`]).
+//! ([`system`]), the calls every protocol's adapter makes ([`api`]), configuration, metrics,
+//! orderly start and stop ([`Node`]).
 //! Must never know: storage formats, etcd, HTTP.
 //! Invariants:
 //! * Nothing is served, refused or deleted because of a copy of the cluster map.
 //! * A replica is destroyed only on positive evidence read linearizably from range 0.
 //! * A directory that was wiped or rolled back never speaks under its old identity.
 
+pub mod api;
+pub mod auth;
 pub mod config;
+mod errors;
+pub mod limits;
 pub mod peers;
 pub mod system;

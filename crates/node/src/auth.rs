@@ -1,0 +1,90 @@
+//! The seam for identity and permission: who asks, what for, and who decides.
+//!
+//! Every call of [`crate::api`] names what it touches as an [`Access`] and asks the
+//! [`Authorizer`] before it is routed. Until a cluster has users, [`Open`] is the authorizer.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::errors::ApiError;
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    user: Option<Arc<str>>,
+}
+
+impl Identity {
+    /// Nobody in particular.
+    pub const ANONYMOUS: Self = Self { user: None };
+
+    /// The user called `name`; anonymous if the name is empty.
+    pub fn named(name: &str) -> Self {
+        Self { user: (!name.is_empty()).then(|| name.into()) }
+    }
+
+    /// The user's name; empty for anonymous.
+    pub fn name(&self) -> &str {
+        self.user.as_deref().unwrap_or_default()
+    }
+}
+
+/// What kind of thing is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Reads, scans, watches, looks at leases and locks.
+    Read,
+    /// Changes keys, leases, locks, sessions.
+    Write,
+    /// Looks at the cluster: map and status.
+    Observe,
+    /// Changes the cluster: founding, keyspaces, leadership.
+    Administer,
+}
+
+/// Which keys a call touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys<'a> {
+    /// None, or none that is known before it is carried out.
+    None,
+    /// One key.
+    One(&'a [u8]),
+    /// `[start, end)`; an empty end is the end of the keyspace.
+    Interval {
+        /// First key.
+        start: &'a [u8],
+        /// First key after it.
+        end: &'a [u8],
+    },
+}
+
+/// One thing a call wants to do. A call with many keys asks once for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access<'a> {
+    /// What for.
+    pub verb: Verb,
+    /// The keyspace, as the caller named it; empty = `default`, or none for the cluster.
+    pub keyspace: &'a str,
+    /// The keys.
+    pub keys: Keys<'a>,
+}
+
+/// Decides who may do what. Asked on every call, so it must answer from memory.
+pub trait Authorizer: Send + Sync + Debug + 'static {
+    /// Whether `identity` may do `access`.
+    ///
+    /// # Errors
+    /// [`ApiError::PermissionDenied`] or [`ApiError::Unauthenticated`]; the text must not tell what
+    /// exists.
+    fn authorize(&self, identity: &Identity, access: Access<'_>) -> Result<(), ApiError>;
+}
+
+/// Lets everybody do everything: the rule of a cluster without users.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Open;
+
+impl Authorizer for Open {
+    fn authorize(&self, _: &Identity, _: Access<'_>) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
