@@ -14,6 +14,8 @@ pub mod api;
 pub mod auth;
 pub mod config;
 mod errors;
+pub mod identity;
 pub mod limits;
 pub mod peers;
+pub mod sealed;
 pub mod system;

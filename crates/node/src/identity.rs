@@ -1,0 +1,243 @@
+//! Who this node is, and who the others were when it last spoke to them.
+//!
+//! Owns: store id, boot counter, cluster and node id of the data directory; the same of every
+//! known peer; the rule by which a wiped or rolled-back peer is refused.
+//! Must never know: sockets, the map.
+//! Invariants:
+//! * The boot counter on disk is raised before anything is said to a peer.
+//! * What a peer is refused for is remembered on disk before it was accepted.
+//! Source: `sealed` draws the file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use holdfast_env::{Disk, Entropy};
+use holdfast_model::{ClusterId, NodeId, StoreId};
+use holdfast_wire::system::v1::{Identity as Record, KnownNode};
+use parking_lot::Mutex;
+
+use crate::sealed::{self, Kind, SealedError};
+
+/// A peer as it introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// Its node id.
+    pub node: NodeId,
+    /// Identity of its data directory.
+    pub store: StoreId,
+    /// How often it has started.
+    pub boot_counter: u64,
+    /// Where it is reached.
+    pub peer_address: String,
+}
+
+/// Why a peer is not spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The directory behind a known node id is another one.
+    #[error(
+        "{0} has another data directory than before: its data was lost or replaced; \
+         it must join as a new node"
+    )]
+    Wiped(NodeId),
+    /// The directory is older than what was seen of it.
+    #[error(
+        "{node} has started {given} times, but was seen at {known}: its disk was rolled back; \
+         it must join as a new node"
+    )]
+    RolledBack {
+        /// The peer.
+        node: NodeId,
+        /// Its counter now.
+        given: u64,
+        /// The highest counter seen.
+        known: u64,
+    },
+    /// This directory belongs to a cluster already.
+    #[error("this node belongs to cluster {0}")]
+    Taken(ClusterId),
+    /// What must be remembered cannot be written.
+    #[error("identity cannot be stored: {0}")]
+    Storage(String),
+}
+
+/// The identity of a data directory; shared by everything that speaks for the node.
+#[derive(Debug)]
+pub struct Identity {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    // Held across a write of the file: introductions are rare, and two must not overtake each
+    // other on disk.
+    record: Mutex<Record>,
+}
+
+impl Identity {
+    /// Reads or creates the identity of `dir` and raises its boot counter, durably.
+    ///
+    /// # Errors
+    /// [`SealedError`]: the node must not start.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        entropy: &dyn Entropy,
+        dir: PathBuf,
+    ) -> Result<Self, SealedError> {
+        let mut record: Record = match sealed::load(&*disk, &dir, Kind::Identity)? {
+            Some(record) => record,
+            None => Record {
+                store_id: StoreId(entropy.u128()).to_bytes().to_vec().into(),
+                ..Record::default()
+            },
+        };
+        record.boot_counter += 1;
+        sealed::store(&*disk, &dir, Kind::Identity, &record)?;
+        Ok(Self { disk, dir, record: Mutex::new(record) })
+    }
+
+    /// The store id of the directory.
+    pub fn store(&self) -> StoreId {
+        StoreId::from_bytes(&self.record.lock().store_id).unwrap_or_default()
+    }
+
+    /// How often the node has started on this directory, this time included.
+    pub fn boot_counter(&self) -> u64 {
+        self.record.lock().boot_counter
+    }
+
+    /// Cluster and node id; `None` while the directory belongs to no cluster.
+    pub fn membership(&self) -> Option<(ClusterId, NodeId)> {
+        let record = self.record.lock();
+        let cluster = ClusterId::from_bytes(&record.cluster_id)?;
+        Some((cluster, NodeId(record.node_id)))
+    }
+
+    /// Takes an identity, durably. The same one again changes nothing.
+    ///
+    /// # Errors
+    /// [`IdentityError::Taken`] where it has another one already.
+    pub fn join(&self, cluster: ClusterId, node: NodeId) -> Result<(), IdentityError> {
+        let mut record = self.record.lock();
+        if let Some(known) = ClusterId::from_bytes(&record.cluster_id) {
+            let same = known == cluster && record.node_id == node.0;
+            return if same { Ok(()) } else { Err(IdentityError::Taken(known)) };
+        }
+        let mut next = record.clone();
+        next.cluster_id = cluster.to_bytes().to_vec().into();
+        next.node_id = node.0;
+        self.save(&mut record, next)
+    }
+
+    /// Checks a peer against what is remembered of it, and remembers it durably if that changed.
+    /// Blocks for a sync when it did.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: do not speak to it.
+    pub fn meet(&self, peer: &Introduction) -> Result<(), IdentityError> {
+        let mut record = self.record.lock();
+        let store = peer.store.to_bytes();
+        let known = record.known.iter().position(|k| k.node_id == peer.node.0);
+        let fresh = KnownNode {
+            node_id: peer.node.0,
+            store_id: store.to_vec().into(),
+            boot_counter: peer.boot_counter,
+            peer_address: peer.peer_address.clone(),
+        };
+        let old = known.and_then(|i| record.known.get(i));
+        if let Some(old) = old {
+            if old.store_id != store.as_slice() {
+                return Err(IdentityError::Wiped(peer.node));
+            }
+            if peer.boot_counter < old.boot_counter {
+                return Err(IdentityError::RolledBack {
+                    node: peer.node,
+                    given: peer.boot_counter,
+                    known: old.boot_counter,
+                });
+            }
+            if *old == fresh {
+                return Ok(());
+            }
+        }
+        let mut next = record.clone();
+        match known.and_then(|i| next.known.get_mut(i)) {
+            Some(old) => *old = fresh,
+            None => next.known.push(fresh),
+        }
+        self.save(&mut record, next)
+    }
+
+    /// Whether exactly this incarnation of `node` was met.
+    pub fn knows(&self, node: NodeId, store: &[u8], boot_counter: u64) -> bool {
+        let record = self.record.lock();
+        let mut known = record.known.iter();
+        known.any(|k| k.node_id == node.0 && k.store_id == store && k.boot_counter == boot_counter)
+    }
+
+    /// Peer addresses of everyone remembered.
+    pub fn known_addresses(&self) -> Vec<(NodeId, String)> {
+        let record = self.record.lock();
+        record.known.iter().map(|k| (NodeId(k.node_id), k.peer_address.clone())).collect()
+    }
+
+    fn save(&self, record: &mut Record, next: Record) -> Result<(), IdentityError> {
+        sealed::store(&*self.disk, &self.dir, Kind::Identity, &next)
+            .map_err(|e| IdentityError::Storage(e.to_string()))?;
+        *record = next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_env::sim::{SimDisk, SimEntropy};
+
+    use super::*;
+
+    fn open(disk: &Arc<SimDisk>, seed: u64) -> Identity {
+        let disk: Arc<dyn Disk> = disk.clone();
+        disk.create_dir_all("/n".as_ref()).unwrap();
+        Identity::open(disk, &SimEntropy::new(seed), "/n".into()).unwrap()
+    }
+
+    fn peer(store: u128, boot_counter: u64) -> Introduction {
+        Introduction {
+            node: NodeId(2),
+            store: StoreId(store),
+            boot_counter,
+            peer_address: "127.0.0.1:1".into(),
+        }
+    }
+
+    #[test]
+    fn the_store_id_stays_and_the_boot_counter_grows_over_restarts() {
+        let disk = Arc::new(SimDisk::new());
+        let first = open(&disk, 1);
+        let second = open(&disk, 2);
+        assert_eq!(first.store(), second.store());
+        assert_eq!((first.boot_counter(), second.boot_counter()), (1, 2));
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_cluster_for_ever() {
+        let disk = Arc::new(SimDisk::new());
+        let identity = open(&disk, 1);
+        assert_eq!(identity.membership(), None);
+        identity.join(ClusterId(5), NodeId(1)).unwrap();
+        identity.join(ClusterId(5), NodeId(1)).unwrap();
+        assert_eq!(identity.join(ClusterId(6), NodeId(1)), Err(IdentityError::Taken(ClusterId(5))));
+        assert_eq!(identity.join(ClusterId(5), NodeId(2)), Err(IdentityError::Taken(ClusterId(5))));
+        assert_eq!(open(&disk, 2).membership(), Some((ClusterId(5), NodeId(1))));
+    }
+
+    #[test]
+    fn a_wiped_or_rolled_back_peer_is_refused_also_after_a_restart() {
+        let disk = Arc::new(SimDisk::new());
+        open(&disk, 1).meet(&peer(8, 4)).unwrap();
+        let identity = open(&disk, 2);
+        assert_eq!(identity.meet(&peer(9, 5)), Err(IdentityError::Wiped(NodeId(2))));
+        let refusal = IdentityError::RolledBack { node: NodeId(2), given: 3, known: 4 };
+        assert_eq!(identity.meet(&peer(8, 3)), Err(refusal));
+        identity.meet(&peer(8, 4)).unwrap();
+        identity.meet(&peer(8, 6)).unwrap();
+        assert!(identity.meet(&peer(8, 5)).is_err());
+    }
+}

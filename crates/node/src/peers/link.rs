@@ -1,0 +1,248 @@
+//! One outgoing stream to one node: connect, introduce, exchange, and again after every break.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use holdfast_model::{ClusterId, NodeId, StoreId};
+use holdfast_replica::PeerError;
+use holdfast_wire::peer::v1::hello::Class;
+use holdfast_wire::peer::v1::peer_client::PeerClient;
+use holdfast_wire::peer::v1::{Frame, HandshakeRequest, HandshakeResponse, Hello};
+use parking_lot::Mutex;
+use tonic::transport::Channel;
+use tonic::{Request, Streaming};
+
+use super::conn::Conn;
+use super::transport::Inner;
+use crate::identity::Introduction;
+
+/// Version of everything in `holdfast.peer.v1`; nodes of different versions do not talk.
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+/// Wait before the second attempt to connect.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Silences of [`super::TransportOptions::silent_after`] after which a stream is given up.
+const SILENCES_MAX: u32 = 4;
+
+/// A node this node talks to.
+#[derive(Debug)]
+pub(super) struct PeerNode {
+    pub(super) id: NodeId,
+    /// `host:port`; changes when the map says so, and holds from the next connection on.
+    pub(super) address: Mutex<String>,
+    /// Per reactor of this node: replication, control.
+    pub(super) links: Vec<[Link; 2]>,
+    /// Whether it answers.
+    pub(super) is_present: AtomicBool,
+    /// How far its wall clock is ahead of ours, milliseconds.
+    pub(super) wall_offset_ms: AtomicI64,
+    pub(super) tasks: holdfast_runtime::Tasks,
+}
+
+/// One stream's place; empty while it is down.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) conn: ArcSwapOption<Conn>,
+}
+
+impl PeerNode {
+    pub(super) fn link(&self, reactor: usize, class: Class) -> &Link {
+        let [replication, control] = &self.links[reactor % self.links.len()];
+        if class == Class::Replication { replication } else { control }
+    }
+
+    /// The stream's connection.
+    ///
+    /// # Errors
+    /// [`PeerError::Unreachable`] while it is down.
+    pub(super) fn conn(&self, reactor: usize, class: Class) -> Result<Arc<Conn>, PeerError> {
+        let conn = self.link(reactor, class).conn.load_full();
+        conn.ok_or_else(|| PeerError::Unreachable(format!("{} is not connected", self.id)))
+    }
+}
+
+/// Keeps one stream up until the node's tasks stop.
+pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usize, class: Class) {
+    let stop = node.tasks.stop_wish();
+    let is_lead = reactor == 0 && class == Class::Control;
+    let mut wait = RECONNECT_MIN;
+    let mut last_problem = String::new();
+    while !stop.is_wanted() {
+        let attempt = stop.or(connect(&inner, &node, reactor, class)).await;
+        match attempt {
+            None => break,
+            Some(Ok((conn, frames))) => {
+                wait = RECONNECT_MIN;
+                last_problem.clear();
+                let link = node.link(reactor, class);
+                link.conn.store(Some(conn.clone()));
+                if is_lead {
+                    tracing::info!(node = %node.id, "connected");
+                    inner.set_present(&node, true);
+                }
+                let reading = read(&inner, &node, &conn, frames, is_lead);
+                let problem = stop.or(reading).await.unwrap_or_else(|| "stopping".into());
+                link.conn.store(None);
+                conn.fail(&PeerError::Broken(problem.clone()));
+                if is_lead {
+                    tracing::warn!(node = %node.id, problem, "connection lost");
+                    inner.set_present(&node, false);
+                }
+            }
+            Some(Err(problem)) => {
+                // One line per kind of trouble, not one per attempt.
+                if is_lead && problem != last_problem {
+                    tracing::warn!(node = %node.id, problem, "cannot connect");
+                    last_problem = problem;
+                }
+            }
+        }
+        stop.or(holdfast_runtime::sleep(jittered(&inner, wait))).await;
+        wait = (wait * 2).min(inner.options.reconnect_max);
+    }
+}
+
+/// Between half and all of `wait`, so that the streams of many nodes do not come in step.
+fn jittered(inner: &Inner, wait: Duration) -> Duration {
+    let half = u64::try_from(wait.as_micros() / 2).unwrap_or(u64::MAX).max(1);
+    Duration::from_micros(half + inner.entropy.u64() % half)
+}
+
+async fn connect(
+    inner: &Inner,
+    node: &PeerNode,
+    reactor: usize,
+    class: Class,
+) -> Result<(Arc<Conn>, Streaming<Frame>), String> {
+    let limit = inner.options.connect_timeout;
+    let address = node.address.lock().clone();
+    let mut client = inner.dial(&address)?;
+    let (cluster, _) = inner.identity.membership().ok_or("this node belongs to no cluster")?;
+    let shaken = holdfast_runtime::timeout(limit, shake(inner, &mut client, cluster, node.id));
+    let (_, offset) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
+    node.wall_offset_ms.store(offset, Ordering::Relaxed);
+    let (conn, outbox) = Conn::new(hello(inner, node.id, reactor, class), inner.outbox_options());
+    let call = client.exchange(Request::new(outbox));
+    let response = holdfast_runtime::timeout(limit, call)
+        .await
+        .map_err(|_| format!("{address} opens no stream"))?
+        .map_err(|status| status.message().to_owned())?;
+    Ok((conn, response.into_inner()))
+}
+
+pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> Hello {
+    let (cluster, from) = inner.identity.membership().unwrap_or_default();
+    Hello {
+        cluster_id: cluster.to_bytes().to_vec().into(),
+        from_node: from.0,
+        to_node: to.0,
+        from_reactor: u32::try_from(reactor).unwrap_or(0),
+        to_reactor: u32::try_from(reactor).unwrap_or(0),
+        class: class.into(),
+        store_id: inner.identity.store().to_bytes().to_vec().into(),
+        boot_counter: inner.identity.boot_counter(),
+    }
+}
+
+/// Introduces this node to `to` (0: whoever it is) and checks what it says of itself.
+///
+/// Answers with how far its wall clock is ahead, milliseconds.
+pub(super) async fn shake(
+    inner: &Inner,
+    client: &mut PeerClient<Channel>,
+    cluster: ClusterId,
+    to: NodeId,
+) -> Result<(HandshakeResponse, i64), String> {
+    let before = inner.clock.wall();
+    let response = client
+        .handshake(introduction(inner, to))
+        .await
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    let after = inner.clock.wall();
+    let problem = mismatch(&response, cluster, to);
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    let peer = Introduction {
+        node: NodeId(response.node_id),
+        store: StoreId::from_bytes(&response.store_id).ok_or("store id is not 16 bytes")?,
+        boot_counter: response.boot_counter,
+        peer_address: response.node.as_ref().map(|n| n.peer_address.clone()).unwrap_or_default(),
+    };
+    inner.meet(peer).await?;
+    let middle = (before + after) / 2;
+    let ours = i64::try_from(middle.as_millis()).unwrap_or(i64::MAX);
+    let theirs = i64::try_from(response.wall_ms).unwrap_or(i64::MAX);
+    Ok((response, theirs.saturating_sub(ours)))
+}
+
+fn mismatch(response: &HandshakeResponse, cluster: ClusterId, to: NodeId) -> Option<String> {
+    if response.protocol_version != PROTOCOL_VERSION {
+        let theirs = response.protocol_version;
+        return Some(format!("it speaks protocol {theirs}, this node {PROTOCOL_VERSION}"));
+    }
+    if response.cluster_id.is_empty() {
+        return Some(format!("the node that was {to} has an empty data directory"));
+    }
+    let theirs = ClusterId::from_bytes(&response.cluster_id).unwrap_or_default();
+    if theirs != cluster {
+        return Some(format!("it belongs to cluster {theirs}, this node to {cluster}"));
+    }
+    (to.0 != 0 && response.node_id != to.0)
+        .then(|| format!("{} answers at the address of {to}", NodeId(response.node_id)))
+}
+
+/// What this node says of itself.
+pub(super) fn introduction(inner: &Inner, to: NodeId) -> HandshakeRequest {
+    let membership = inner.identity.membership();
+    HandshakeRequest {
+        cluster_id: membership.map(|(c, _)| c.to_bytes().to_vec().into()).unwrap_or_default(),
+        from_node: membership.map_or(0, |(_, node)| node.0),
+        store_id: inner.identity.store().to_bytes().to_vec().into(),
+        boot_counter: inner.identity.boot_counter(),
+        to_node: to.0,
+        protocol_version: PROTOCOL_VERSION,
+        peer_address: inner.description.peer_address.clone(),
+        wall_ms: wall_ms(inner),
+    }
+}
+
+pub(super) fn wall_ms(inner: &Inner) -> u64 {
+    u64::try_from(inner.clock.wall().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Hands out answers until the stream breaks; says why it did.
+async fn read(
+    inner: &Inner,
+    node: &PeerNode,
+    conn: &Conn,
+    mut frames: Streaming<Frame>,
+    is_lead: bool,
+) -> String {
+    let mut silences = 0;
+    loop {
+        match holdfast_runtime::timeout(inner.options.silent_after, frames.message()).await {
+            Ok(Ok(Some(frame))) => {
+                if silences > 0 && is_lead {
+                    inner.set_present(node, true);
+                }
+                silences = 0;
+                frame.messages.into_iter().for_each(|message| conn.deliver(message));
+            }
+            Ok(Ok(None)) => return "it closed the stream".into(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => {
+                silences += 1;
+                if is_lead && silences == 1 {
+                    tracing::warn!(node = %node.id, "silent");
+                    inner.set_present(node, false);
+                }
+                if silences >= SILENCES_MAX {
+                    return "it has been silent for too long".into();
+                }
+            }
+        }
+    }
+}
