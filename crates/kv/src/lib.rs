@@ -15,14 +15,22 @@
 //! * A range that was never configured, or a key outside its span, is never served.
 //! Source: the exactly-once table follows Raft thesis §6.3; revisions follow etcd's data model.
 
+mod apply;
 pub mod command;
 mod entry;
 mod error;
 mod event;
+mod hash;
 mod log;
+mod machine;
 mod outcome;
+mod progress;
+mod reader;
+mod records;
+mod sessions;
 mod truth;
 mod validate;
+mod working;
 
 pub use command::{Command, Envelope, Item, Operation};
 pub use entry::Entry;
@@ -30,10 +38,12 @@ pub use error::Error;
 pub use event::{Event, EventKind, Previous, RevisionEvents};
 pub use holdfast_lsm::{Cached, ReadPoint};
 pub use log::{Applied, ApplyResult, Kind, LogEntry, LogPosition};
+pub use machine::StateMachine;
 pub use outcome::{
     LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState, Mutation, Outcome, Refusal,
     Renewal, TxnOutcome, TxnResult,
 };
+pub use reader::{At, ChangesPage, CountPage, LeaseInfo, Page, Reader, ScanRequest, SessionStats};
 pub use truth::Truth;
 pub use validate::{Invalid, Limits, RENEW_LEASES_MAX, TXN_DEPTH_MAX, validate};
 

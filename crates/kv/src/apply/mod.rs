@@ -1,0 +1,151 @@
+//! Carrying out commands on the state of a range.
+//!
+//! Owns: the meaning of every operation.
+//! Must never know: how the engine stores what is written, where entries come from.
+//! Invariants:
+//! * An item that is refused, or whose condition fails, changes nothing.
+//! * A key whose time has come counts as missing. Whoever replaces it first removes it under a
+//!   revision of its own.
+//! * A key, lease or lock outside the span is never touched.
+
+mod data;
+mod expire;
+mod lease;
+mod lock;
+mod range;
+mod session;
+mod transaction;
+
+use holdfast_model::{RangeEpoch, Revision};
+
+use crate::command::{Command, Envelope, Item, Operation, User};
+use crate::records::Mark;
+use crate::sessions::Sessions;
+use crate::working::Working;
+pub(crate) use lock::state_of;
+pub(crate) use range::compactable;
+
+use crate::{Error, LockGrant, Outcome, Refusal, Result, Truth};
+
+/// Why an operation ends early.
+pub(crate) enum Stop {
+    /// The state of the range does not allow it: an answer.
+    Refused(Refusal),
+    /// The engine failed: the replica stops.
+    Failed(Error),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What a step of an operation gives.
+pub(crate) type Step<T> = std::result::Result<T, Stop>;
+
+/// The state of the range while entries are applied, and what they bring about.
+pub(crate) struct Applier<'a> {
+    pub work: Working<'a>,
+    pub sessions: &'a mut Sessions,
+    pub truth: Option<Truth>,
+    pub truth_changed: bool,
+    pub compacted: Revision,
+    pub compacted_changed: bool,
+    pub marks: Vec<Mark>,
+    pub marks_changed: bool,
+    pub grants: Vec<LockGrant>,
+    /// Index of the entry that is being applied.
+    pub index: u64,
+}
+
+impl Applier<'_> {
+    /// Carries out one entry: one outcome per command and item.
+    pub fn envelope(&mut self, envelope: Envelope, index: u64) -> Result<Vec<Vec<Outcome>>> {
+        self.index = index;
+        self.work.clock_ms = self.work.clock_ms.max(envelope.stamp_ms);
+        self.mark();
+        envelope.commands.into_iter().map(|command| self.command(command)).collect()
+    }
+
+    fn command(&mut self, command: Command) -> Result<Vec<Outcome>> {
+        let Command { session, items, user } = command;
+        match session {
+            Some(tag) => self.in_session(&tag, items, user.as_ref()),
+            None => {
+                items.into_iter().map(|item| self.item(item, user.as_ref())).collect::<Result<_>>()
+            }
+        }
+    }
+
+    fn item(&mut self, item: Item, user: Option<&User>) -> Result<Outcome> {
+        let Some(operation) = item.operation else {
+            return Ok(Outcome::Refused(Refusal::Malformed { what: "operation is missing" }));
+        };
+        settle(self.outside_session(operation, user))
+    }
+
+    /// Operations that stand outside sessions, and all others where there is none.
+    fn outside_session(&mut self, operation: Operation, user: Option<&User>) -> Step<Outcome> {
+        match operation {
+            Operation::Renew(renew) => self.renew(&renew),
+            Operation::SessionOpen(open) => self.session_open(&open, user),
+            Operation::SessionKeepAlive(keep) => self.session_keep_alive(&keep, user),
+            Operation::SessionClose(close) => self.session_close(&close, user),
+            Operation::Expire(expire) => self.expire(&expire),
+            Operation::Compact(compact) => self.compact(&compact),
+            Operation::Configure(configure) => self.configure(&configure),
+            Operation::Noop(()) => Ok(Outcome::Noop),
+            operation => self.mutation(&operation),
+        }
+    }
+
+    /// Operations that may be remembered by a session.
+    fn mutation(&mut self, operation: &Operation) -> Step<Outcome> {
+        match operation {
+            Operation::Put(put) => self.put(put),
+            Operation::Delete(delete) => self.delete(delete),
+            Operation::DeleteRange(delete) => self.delete_range(delete),
+            Operation::Increment(increment) => self.increment(increment),
+            Operation::Txn(txn) => self.txn(txn),
+            Operation::LeaseGrant(grant) => self.lease_grant(grant),
+            Operation::LeaseRevoke(revoke) => self.lease_revoke(revoke),
+            Operation::LockAcquire(acquire) => self.lock_acquire(acquire),
+            Operation::LockKeepAlive(keep) => self.lock_keep_alive(keep),
+            Operation::LockRelease(release) => self.lock_release(release),
+            _ => Err(Refusal::Malformed { what: "this operation stands outside sessions" }.into()),
+        }
+    }
+
+    /// The range's truth; a range that was never configured serves nothing.
+    fn configured(&self) -> std::result::Result<Truth, Refusal> {
+        self.truth.ok_or(Refusal::WrongSpan { epoch: RangeEpoch(0) })
+    }
+
+    /// Refuses a key that is not the range's.
+    fn own(&self, key: &[u8]) -> std::result::Result<(), Refusal> {
+        let truth = self.configured()?;
+        if truth.owns(key) { Ok(()) } else { Err(Refusal::WrongSpan { epoch: truth.epoch }) }
+    }
+
+    /// Takes the next revision.
+    fn next_revision(&mut self) -> Revision {
+        self.work.revision = Revision(self.work.revision.0 + 1);
+        self.work.revision
+    }
+}
+
+/// Turns an early end into the outcome or the error it is.
+fn settle(step: Step<Outcome>) -> Result<Outcome> {
+    match step {
+        Ok(outcome) => Ok(outcome),
+        Err(Stop::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
