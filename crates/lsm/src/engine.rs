@@ -1,70 +1,40 @@
 //! The engine's front: open, write, read.
 
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use holdfast_env::{Disk, Entropy};
 use holdfast_model::Revision;
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::memtable::{Memtable, Seal};
+use crate::jobs::{Job, next_job};
+use crate::open::open_tree;
 use crate::options::EngineOptions;
-use crate::point::PublishedPoint;
-use crate::read::{Direction, KeyRange, MemorySource, Scan, Source, collect_changes};
+use crate::read::{Direction, KeyRange, Scan, collect_changes};
+use crate::replace;
 use crate::shared::Shared;
+use crate::snapshot::{self, Snapshot};
+use crate::stats::{Pressure, Stats};
+use crate::table::{Fill, Lookup, SeqRange, key_hash};
+use crate::tree::{Durable, State, Tree};
 use crate::types::{Batch, Cached, Changes, Family, ReadPoint, Record};
-
-/// Tells how far the journal is durable; never goes back.
-pub type Durable = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The LSM tree of one replica: one writer (apply), many readers, no threads of its own.
 ///
-/// Everything written is in memory until a [`Job`](crate::Job) has flushed it; after a crash the
-/// caller applies the journal again from [`Engine::durable_point`] on.
+/// Everything written is in memory until a [`Job`] has flushed it; after a crash the caller
+/// applies the journal again from [`Engine::durable_point`] on.
 pub struct Engine {
-    pub(crate) inner: Arc<Inner>,
-}
-
-/// What the engine and its jobs share.
-pub(crate) struct Inner {
-    pub(crate) dir: PathBuf,
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) options: EngineOptions,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) durable: Durable,
-    pub(crate) published: PublishedPoint,
-    pub(crate) state: ArcSwap<State>,
-    /// Serialises replacement of `state`; held for memory operations only, never across I/O.
-    pub(crate) swap: Mutex<()>,
-    /// Serialises writers; a second writer is a mistake of the caller, but a harmless one.
-    pub(crate) writer: Mutex<()>,
-    pub(crate) watermark: AtomicU64,
-}
-
-/// Everything a reader needs, replaced as one.
-pub(crate) struct State {
-    pub(crate) active: Arc<Memtable>,
-    /// Newest first.
-    pub(crate) sealed: Vec<Arc<Memtable>>,
-}
-
-impl State {
-    fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
-        std::iter::once(&self.active).chain(&self.sealed)
-    }
+    tree: Arc<Tree>,
 }
 
 impl Engine {
     /// Opens the engine in `dir`, creating it if there is none.
     ///
     /// `durable` is asked before anything becomes durable here, so that the engine never gets
-    /// ahead of the journal.
+    /// ahead of the journal. Cost: every table's footer, index and filter is read.
     ///
     /// # Errors
     /// [`Error::Option`] for bad options; environment errors; [`Error::Corrupt`]: the replica must
@@ -78,22 +48,8 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self> {
         options.validate()?;
-        disk.create_dir_all(dir).map_err(|e| Error::unreferenced("create", dir, e))?;
-        let active = Arc::new(Memtable::new(shared.clone(), Seal::default()));
-        let inner = Inner {
-            dir: dir.to_path_buf(),
-            disk,
-            entropy,
-            options,
-            shared,
-            durable,
-            published: PublishedPoint::default(),
-            state: ArcSwap::from_pointee(State { active, sealed: Vec::new() }),
-            swap: Mutex::new(()),
-            writer: Mutex::new(()),
-            watermark: AtomicU64::new(0),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let tree = open_tree(disk, entropy, dir, shared, durable, options)?;
+        Ok(Self { tree: Arc::new(tree) })
     }
 
     /// Applies `batch` atomically and publishes `point`: readers see all of it or nothing.
@@ -108,17 +64,17 @@ impl Engine {
     /// # Errors
     /// [`Error::Void`] after [`Engine::destroy`].
     pub fn write(&self, batch: Batch, point: ReadPoint, gate: u64) -> Result<()> {
-        self.inner.write(&batch, point, gate)
+        self.tree.write(&batch, point, gate)
     }
 
     /// The newest published read point.
     pub fn read_point(&self) -> ReadPoint {
-        self.inner.published.load()
+        self.tree.published.load()
     }
 
     /// What survives a crash: the point whose state is in tables a durable manifest names.
     pub fn durable_point(&self) -> ReadPoint {
-        ReadPoint::default()
+        self.tree.state.load().version.point
     }
 
     /// The newest record of `key` that `at` covers; `None` if it is missing or deleted.
@@ -129,9 +85,10 @@ impl Engine {
     /// # Errors
     /// [`Error::Compacted`] if versions at `at` may be gone. Environment and corruption errors.
     pub fn get(&self, family: Family, key: &[u8], at: ReadPoint) -> Result<Option<Record>> {
-        match self.get_cached(family, key, at)? {
-            Cached::Answer(answer) => Ok(answer),
-            Cached::NeedsIo => Ok(None),
+        let state = self.tree.state.load();
+        match find(&state, family, key, at, Fill::FromDisk)? {
+            Lookup::Found(record) => Ok(record),
+            Lookup::Absent | Lookup::NeedsIo => Ok(None),
         }
     }
 
@@ -145,10 +102,12 @@ impl Engine {
         key: &[u8],
         at: ReadPoint,
     ) -> Result<Cached<Option<Record>>> {
-        let state = self.inner.state.load();
-        let seq_max = at.seq_max(family);
-        let found = state.memtables().find_map(|m| m.get(family, key, seq_max));
-        Ok(Cached::Answer(found.and_then(|entry| entry.to_record())))
+        let state = self.tree.state.load();
+        Ok(match find(&state, family, key, at, Fill::CacheOnly)? {
+            Lookup::Found(record) => Cached::Answer(record),
+            Lookup::Absent => Cached::Answer(None),
+            Lookup::NeedsIo => Cached::NeedsIo,
+        })
     }
 
     /// [`Engine::get`] of many keys in one consistent look; answers in the order of `keys`.
@@ -161,7 +120,12 @@ impl Engine {
         keys: &[&[u8]],
         at: ReadPoint,
     ) -> Result<Vec<Option<Record>>> {
-        keys.iter().map(|key| self.get(family, key, at)).collect()
+        let state = self.tree.state.load();
+        let get = |key: &&[u8]| match find(&state, family, key, at, Fill::FromDisk)? {
+            Lookup::Found(record) => Ok(record),
+            Lookup::Absent | Lookup::NeedsIo => Ok(None),
+        };
+        keys.iter().map(get).collect()
     }
 
     /// Live records of a key range in key order, or backward.
@@ -176,93 +140,125 @@ impl Engine {
         reverse: bool,
     ) -> Result<Scan> {
         let direction = if reverse { Direction::Backward } else { Direction::Forward };
-        let state = self.inner.state.load_full();
+        let state = self.tree.state.load_full();
+        check_floor(&state, family, at)?;
         let range = KeyRange::new(range);
-        let seq_max = at.seq_max(family);
-        let sources = memory_sources(&state, family, &range, direction, seq_max).collect();
+        let seqs = SeqRange::to(at.seq_max(family));
+        let sources = state.sources(family, &range, direction, seqs)?;
         Ok(Scan::new(state, sources, range, direction))
     }
 
     /// Changes of [`Family::Data`], tombstones included, of revisions in `(since, upto]`.
     ///
     /// Holds at most about `bytes_max` bytes of them, but always at least one whole revision:
-    /// ask again from [`Changes::complete_to`] until it reaches `upto`.
+    /// ask again from [`Changes::complete_to`] until it reaches `upto`. An `upto` beyond the
+    /// published revision means the published one. Cost: one pass over the memtables and over the
+    /// table blocks that hold such revisions.
     ///
     /// # Errors
     /// [`Error::Compacted`] if changes after `since` may be gone.
     pub fn changes(&self, since: Revision, upto: Revision, bytes_max: usize) -> Result<Changes> {
-        let state = self.inner.state.load_full();
         let upto = upto.min(self.read_point().revision);
+        let state = self.tree.state.load_full();
+        // At the floor itself nothing was dropped: what is kept for readers there is its change.
+        if state.version.floor > since.0.saturating_add(1) {
+            return Err(Error::Compacted { floor: state.version.floor });
+        }
+        let seqs = SeqRange { min: since.0.saturating_add(1), max: upto.0 };
         let range = KeyRange::default();
-        let sources =
-            memory_sources(&state, Family::Data, &range, Direction::Forward, upto.0).collect();
+        let sources = state.sources(Family::Data, &range, Direction::Forward, seqs)?;
         collect_changes(sources, since, upto, bytes_max)
     }
 
     /// Follows the replicated compacted revision: versions only readers below it need may go.
+    /// It never moves back.
     pub fn set_watermark(&self, compacted: Revision) {
-        self.inner.watermark.fetch_max(compacted.0, Ordering::Relaxed);
+        self.tree.watermark.fetch_max(compacted.0, Ordering::Relaxed);
     }
 
-    /// The watermark last set.
+    /// The watermark last set; at least what the tables were already written with.
     pub fn watermark(&self) -> Revision {
-        Revision(self.inner.watermark.load(Ordering::Relaxed))
+        Revision(self.tree.watermark.load(Ordering::Relaxed))
     }
 
     /// Seals the active memtable, so that it will be flushed; nothing happens if it is empty.
     pub fn seal(&self) {
-        let _writer = self.inner.writer.lock();
-        self.inner.rotate();
+        let _writer = self.tree.writer.lock();
+        self.tree.rotate();
+    }
+
+    /// Work that should be done now, if there is any: a flush whose gate is passed, a compaction,
+    /// files to delete. Run it on a thread that may wait for the disk.
+    ///
+    /// Jobs of one engine may run at the same time. After a job failed for lack of space wait
+    /// before asking again: the same work is handed out.
+    pub fn next_job(&self) -> Option<Job> {
+        next_job(&self.tree)
+    }
+
+    /// The durable state without the memtables, held in place until the snapshot is dropped.
+    pub fn pin(&self) -> Snapshot {
+        Snapshot::new(&self.tree)
+    }
+
+    /// Makes a copy of the durable state in `dir`, by hard links, that [`Engine::open`] can open.
+    ///
+    /// # Errors
+    /// Environment errors; `dir` then holds a part and should be removed.
+    pub fn checkpoint(&self, dir: &Path) -> Result<ReadPoint> {
+        snapshot::checkpoint(&self.tree, dir)
+    }
+
+    /// Puts the snapshot staged in `staged` (see [`Staging`](crate::Staging)) in place of
+    /// everything the engine holds, memtables included, and publishes its read point.
+    ///
+    /// `gate` is the journal's end after it was truncated for the snapshot. The directory is
+    /// moved; nothing may be written meanwhile; scans that already run go on over the old state.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`]: nothing happened, try again when the journal is durable up to
+    /// `gate`. [`Error::Corrupt`]: the staged files are damaged, the engine is as before.
+    pub fn replace_from(&self, staged: &Path, gate: u64) -> Result<ReadPoint> {
+        replace::replace_from(&self.tree, staged, gate)
+    }
+
+    /// Deletes everything, atomically: after a crash the engine is whole or gone.
+    ///
+    /// # Errors
+    /// Environment errors: call again.
+    pub fn destroy(&self) -> Result<()> {
+        replace::destroy(&self.tree)
+    }
+
+    /// Sizes and counters now. Cost: a walk over the list of tables.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.tree)
+    }
+
+    /// How urgently writers should slow down; the engine itself never makes them wait.
+    pub fn pressure(&self) -> Pressure {
+        Pressure::of(&self.tree.state.load(), &self.tree.options)
     }
 }
 
-impl Inner {
-    fn write(&self, batch: &Batch, point: ReadPoint, gate: u64) -> Result<()> {
-        let _writer = self.writer.lock();
-        let before = self.published.load();
-        assert!(
-            point.index >= before.index && point.revision >= before.revision,
-            "read points never go back"
-        );
-        let state = self.state.load();
-        state.active.insert(batch, Seal { point, gate });
-        self.published.store(point);
-        if state.active.bytes() >= self.options.memtable_bytes {
-            self.rotate();
+/// Looks for the newest record of `key` that `at` covers.
+fn find(state: &State, family: Family, key: &[u8], at: ReadPoint, fill: Fill) -> Result<Lookup> {
+    check_floor(state, family, at)?;
+    let seq_max = at.seq_max(family);
+    for memtable in state.memtables() {
+        if let Some(entry) = memtable.get(family, key, seq_max) {
+            return Ok(Lookup::Found(entry.to_record()));
         }
-        Ok(())
     }
-
-    /// Seals the active memtable and begins another. The caller holds `writer`.
-    fn rotate(&self) {
-        let _swap = self.swap.lock();
-        let state = self.state.load();
-        if state.active.is_empty() {
-            return;
-        }
-        let active = Arc::new(Memtable::new(self.shared.clone(), state.active.seal()));
-        let mut sealed = vec![state.active.clone()];
-        sealed.extend(state.sealed.iter().cloned());
-        self.state.store(Arc::new(State { active, sealed }));
-    }
+    let seq_max = if family.keeps_versions() { seq_max } else { u64::MAX };
+    state.version.get(family, key, key_hash(family, key), seq_max, fill)
 }
 
-fn memory_sources(
-    state: &State,
-    family: Family,
-    range: &KeyRange,
-    direction: Direction,
-    seq_max: u64,
-) -> impl Iterator<Item = Source> {
-    state.memtables().map(move |memtable| {
-        let cursor = match direction {
-            Direction::Forward => {
-                memtable.forward(family, range.lower.as_deref().map(|k| (k, u64::MAX)))
-            }
-            Direction::Backward => {
-                memtable.backward(family, range.upper.as_deref().map(|k| (k, u64::MAX)))
-            }
-        };
-        Source::Memory(MemorySource::new(cursor, direction, seq_max))
-    })
+/// Versions below the floor may be gone; a read there must not answer from what is left.
+fn check_floor(state: &State, family: Family, at: ReadPoint) -> Result<()> {
+    let floor = state.version.floor;
+    if family.keeps_versions() && floor > at.revision.0 {
+        return Err(Error::Compacted { floor });
+    }
+    Ok(())
 }

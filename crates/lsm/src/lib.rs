@@ -9,21 +9,40 @@
 //!   tombstone only below the watermark, with nothing older left under it.
 //! * No reader waits for a flush, a compaction or a manifest write: all of them end in one
 //!   pointer swap.
+//!
 //! Source: O'Neil et al., The Log-Structured Merge-Tree; formats drawn in `table` and `manifest`.
 
+mod checksum;
+mod codec;
 mod engine;
 mod error;
+mod generation;
+mod graveyard;
+mod jobs;
 pub mod limits;
+mod manifest;
 mod memtable;
+mod open;
 mod options;
 mod point;
 mod read;
+mod replace;
 mod shared;
+mod snapshot;
+mod stats;
+mod table;
+mod tree;
 mod types;
+mod version;
 
-pub use engine::{Durable, Engine};
+pub use engine::Engine;
 pub use error::{Error, Result};
+pub use jobs::{Job, JobKind};
 pub use options::{Compression, EngineOptions};
 pub use read::Scan;
-pub use shared::{Shared, SharedOptions};
+pub use replace::Staging;
+pub use shared::{Shared, SharedOptions, SharedStats};
+pub use snapshot::{Snapshot, SnapshotFile};
+pub use stats::{Pressure, Stats};
+pub use tree::Durable;
 pub use types::{Batch, Cached, Change, Changes, Family, ReadPoint, Record};

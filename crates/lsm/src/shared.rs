@@ -1,8 +1,19 @@
 //! What all engines of a node share: memory budget, block cache, open files, counters.
 
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use holdfast_env::File;
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+
 use crate::error::{Error, Result};
+use crate::table::Block;
+
+/// Expected size of a cached block, bytes; only sizes the cache's tables.
+const BLOCK_BYTES_EXPECTED: u64 = 8 << 10;
 
 /// Options of [`Shared`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +51,84 @@ impl SharedOptions {
     }
 }
 
+/// Where a cached block comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockKey {
+    /// Number of the opening of its table.
+    pub(crate) opened_as: u64,
+    pub(crate) offset: u64,
+}
+
+impl Hash for BlockKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.opened_as.rotate_left(40) ^ self.offset);
+    }
+}
+
+/// Spreads the few numbers that name blocks and files; the same in every run, so that a simulated
+/// node evicts the same blocks for the same seed.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        const ODD: u128 = 0x9e37_79b9_7f4a_7c15;
+        let product = u128::from(self.0 ^ number ^ 0xa076_1d64_78bd_642f) * ODD;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<BlockKey, Arc<Block>> for ByBytes {
+    fn weight(&self, _: &BlockKey, block: &Arc<Block>) -> u64 {
+        block.bytes() as u64
+    }
+}
+
+type Numbers = BuildHasherDefault<NumberHasher>;
+type BlockCache = Cache<BlockKey, Arc<Block>, ByBytes, Numbers>;
+type FileCache = Cache<u64, Arc<dyn File>, quick_cache::UnitWeighter, Numbers>;
+
 /// One per node, handed to every engine.
 pub struct Shared {
     options: SharedOptions,
     memtable_bytes: AtomicU64,
+    blocks: BlockCache,
+    files: FileCache,
+    openings: AtomicU64,
+    /// Hits are not counted: one counter for all cores would cost more than a hit.
+    blocks_read: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Counters of [`Shared`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedStats {
+    /// Memory all memtables hold, bytes.
+    pub memtable_bytes: u64,
+    /// Memory the block cache holds, bytes.
+    pub cache_bytes: u64,
+    /// Blocks read from the disk because they were not in the cache.
+    pub blocks_read: u64,
+    /// Table files held open.
+    pub open_files: u64,
 }
 
 impl Shared {
@@ -53,7 +138,67 @@ impl Shared {
     /// [`Error::Option`] if an option is out of its bounds.
     pub fn new(options: SharedOptions) -> Result<Self> {
         options.validate()?;
-        Ok(Self { options, memtable_bytes: AtomicU64::new(0) })
+        let blocks_expected =
+            usize::try_from(options.cache_bytes / BLOCK_BYTES_EXPECTED).unwrap_or(usize::MAX);
+        let blocks = Cache::with(
+            blocks_expected,
+            options.cache_bytes,
+            ByBytes,
+            Numbers::default(),
+            DefaultLifecycle::default(),
+        );
+        let files = Cache::with(
+            options.open_files_max,
+            options.open_files_max as u64,
+            quick_cache::UnitWeighter,
+            Numbers::default(),
+            DefaultLifecycle::default(),
+        );
+        Ok(Self {
+            options,
+            memtable_bytes: AtomicU64::new(0),
+            blocks,
+            files,
+            openings: AtomicU64::new(0),
+            blocks_read: AtomicU64::new(0),
+        })
+    }
+
+    /// Counters now.
+    pub fn stats(&self) -> SharedStats {
+        SharedStats {
+            memtable_bytes: self.memtable_bytes(),
+            cache_bytes: self.blocks.weight(),
+            blocks_read: self.blocks_read.load(Ordering::Relaxed),
+            open_files: self.files.len() as u64,
+        }
+    }
+
+    /// A number no table of this process was opened under before.
+    pub(crate) fn next_opening(&self) -> u64 {
+        self.openings.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn cached_block(&self, key: &BlockKey) -> Option<Arc<Block>> {
+        self.blocks.get(key)
+    }
+
+    pub(crate) fn cache_block(&self, key: BlockKey, block: Arc<Block>) {
+        self.blocks_read.fetch_add(1, Ordering::Relaxed);
+        self.blocks.insert(key, block);
+    }
+
+    pub(crate) fn open_file(&self, opened_as: u64) -> Option<Arc<dyn File>> {
+        self.files.get(&opened_as)
+    }
+
+    pub(crate) fn keep_open(&self, opened_as: u64, file: Arc<dyn File>) {
+        self.files.insert(opened_as, file);
+    }
+
+    /// Closes the file of a table that is gone; its blocks leave the cache as others come.
+    pub(crate) fn forget(&self, opened_as: u64) {
+        self.files.remove(&opened_as);
     }
 
     /// Memory all memtables hold now, bytes; sealed ones count until they are flushed and unread.

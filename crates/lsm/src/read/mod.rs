@@ -6,6 +6,7 @@ mod scan;
 mod source;
 
 pub(crate) use changes::collect_changes;
+pub(crate) use merge::Merge;
 pub(crate) use scan::KeyRange;
 pub use scan::Scan;
 pub(crate) use source::{Direction, MemorySource, Source};

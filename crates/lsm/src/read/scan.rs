@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::engine::State;
 use crate::error::Result;
 use crate::read::merge::Merge;
 use crate::read::source::{Direction, Source};
+use crate::table::FamilyProperties;
+use crate::tree::State;
 use crate::types::Record;
 
 /// Keys from `lower` (inclusive) to `upper` (exclusive).
@@ -31,6 +32,12 @@ impl KeyRange {
             Bound::Excluded(key) => Some(key),
         };
         Self { lower, upper }
+    }
+
+    /// Whether a family with these bounds can hold keys of the range.
+    pub(crate) fn touches(&self, family: &FamilyProperties) -> bool {
+        self.lower.as_ref().is_none_or(|l| *l <= family.key_max)
+            && self.upper.as_ref().is_none_or(|u| family.key_min < *u)
     }
 
     /// Whether `key` lies behind the end a stream in `direction` runs towards.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::memtable::{Cursor, Entry};
+use crate::table::{LevelSource, TableSource};
 
 /// Which way a stream goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,30 +19,42 @@ pub(crate) enum Direction {
 /// A stream of records; `key` and the others may be called only while it is valid.
 pub(crate) enum Source {
     Memory(MemorySource),
+    Table(TableSource),
+    Level(LevelSource),
 }
 
 impl Source {
     pub(crate) fn is_valid(&self) -> bool {
         match self {
             Self::Memory(s) => s.entry().is_some(),
+            Self::Table(s) => s.is_valid(),
+            Self::Level(s) => s.current().is_some(),
         }
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Self::Memory(s) => s.entry().map_or(&[], |e| e.key),
+            Self::Table(s) => s.key(),
+            Self::Level(s) => s.current().map_or(&[], TableSource::key),
         }
     }
 
+    #[inline]
     pub(crate) fn seq(&self) -> u64 {
         match self {
             Self::Memory(s) => s.entry().map_or(0, |e| e.seq),
+            Self::Table(s) => s.seq(),
+            Self::Level(s) => s.current().map_or(0, TableSource::seq),
         }
     }
 
     pub(crate) fn ordinal(&self) -> u32 {
         match self {
             Self::Memory(s) => s.entry().map_or(0, |e| e.ordinal),
+            Self::Table(s) => s.ordinal(),
+            Self::Level(s) => s.current().map_or(0, TableSource::ordinal),
         }
     }
 
@@ -49,6 +62,8 @@ impl Source {
     pub(crate) fn value(&self) -> Option<&[u8]> {
         match self {
             Self::Memory(s) => s.entry()?.value.as_slice(),
+            Self::Table(s) => s.value(),
+            Self::Level(s) => s.current()?.value(),
         }
     }
 
@@ -56,14 +71,20 @@ impl Source {
     pub(crate) fn value_bytes(&self) -> Option<Bytes> {
         match self {
             Self::Memory(s) => s.entry()?.value.to_bytes(),
+            Self::Table(s) => s.value_bytes(),
+            Self::Level(s) => s.current()?.value_bytes(),
         }
     }
 
     pub(crate) fn advance(&mut self) -> Result<()> {
         match self {
-            Self::Memory(s) => s.advance(),
+            Self::Memory(s) => {
+                s.advance();
+                Ok(())
+            }
+            Self::Table(s) => s.advance(),
+            Self::Level(s) => s.advance(),
         }
-        Ok(())
     }
 }
 

@@ -1,0 +1,89 @@
+//! Merges tables into the next level, or moves them where nothing is to be merged.
+
+use crate::error::Result;
+use crate::jobs::CompactWork;
+use crate::jobs::output::Output;
+use crate::jobs::pick::Plan;
+use crate::jobs::retain::Retain;
+use crate::read::{Direction, Merge, Source};
+use crate::stats::Counters;
+use crate::table::{LevelSource, TableSource};
+use crate::tree::{Proposal, Tree};
+use crate::types::Family;
+
+pub(crate) fn run(tree: &Tree, work: &CompactWork) -> Result<()> {
+    if work.plan.is_move { move_down(tree, work) } else { rewrite(tree, work) }
+}
+
+fn move_down(tree: &Tree, work: &CompactWork) -> Result<()> {
+    let tables: Vec<_> = work.plan.tables().cloned().collect();
+    let count = tables.len() as u64;
+    let proposal = Proposal {
+        flushed: None,
+        removed: tables.clone(),
+        added: tables.into_iter().map(|table| (work.plan.output_level, table)).collect(),
+        floor: 0,
+    };
+    if tree.commit(&work.generation, proposal)? {
+        Counters::add(&tree.counters.moves, count);
+    }
+    Ok(())
+}
+
+fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
+    let plan = &work.plan;
+    let compression = tree.options.compression[plan.output_level];
+    let table_bytes = tree.options.table_bytes;
+    let mut output = Output::new(tree, &work.generation, compression, table_bytes, plan.watermark);
+    let dropped = merge(plan, &mut output)?;
+    let tables = output.finish()?;
+    let bytes_out = tables.iter().map(|t| t.bytes()).sum();
+    let proposal = Proposal {
+        flushed: None,
+        removed: plan.tables().cloned().collect(),
+        added: tables.into_iter().map(|table| (plan.output_level, table)).collect(),
+        floor: if dropped == 0 { 0 } else { plan.watermark },
+    };
+    if output.commit(proposal)? {
+        Counters::add(&tree.counters.compactions, 1);
+        Counters::add(&tree.counters.compacted_bytes_in, plan.bytes());
+        Counters::add(&tree.counters.compacted_bytes_out, bytes_out);
+        Counters::add(&tree.counters.dropped_records, dropped);
+    }
+    Ok(())
+}
+
+/// Writes the merge of the plan's tables and returns how many data records were left out.
+fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
+    let mut retain = Retain::new(plan.watermark);
+    let mut dropped = 0;
+    for family in Family::ALL {
+        let mut merge = Merge::new(sources(plan, family)?, Direction::Forward);
+        while let Some(head) = merge.head() {
+            let (key, seq, value) = (head.key(), head.seq(), head.value());
+            let older_below = || plan.below.has_below(plan.output_level, family, key);
+            if retain.keeps(family, key, seq, value.is_none(), older_below) {
+                output.add(family, key, seq, head.ordinal(), value)?;
+            } else {
+                dropped += u64::from(family.keeps_versions());
+            }
+            merge.advance()?;
+        }
+    }
+    Ok(dropped)
+}
+
+/// Streams of the plan's tables, newest first.
+fn sources(plan: &Plan, family: Family) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for input in &plan.inputs {
+        if input.level == 0 {
+            for table in input.tables.iter().filter(|t| t.family(family).is_some()) {
+                sources.push(Source::Table(TableSource::whole(table.clone(), family)?));
+            }
+        } else {
+            sources.push(Source::Level(LevelSource::whole(&input.tables, family)?));
+        }
+    }
+    Ok(sources)
+}

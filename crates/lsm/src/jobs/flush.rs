@@ -1,0 +1,53 @@
+//! A sealed memtable becomes a table of level 0.
+
+use crate::error::Result;
+use crate::jobs::FlushWork;
+use crate::jobs::output::Output;
+use crate::jobs::retain::Retain;
+use crate::memtable::Memtable;
+use crate::stats::Counters;
+use crate::tree::{Proposal, Tree};
+use crate::types::Family;
+
+pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
+    let watermark = tree.watermark_for(work.memtable.seal().point);
+    // One table whatever its size: parts of a flush in level 0 would each be searched.
+    let compression = tree.options.compression[0];
+    let mut output = Output::new(tree, &work.generation, compression, u64::MAX, watermark);
+    let dropped = write_out(&work.memtable, watermark, &mut output)?;
+    let tables = output.finish()?;
+    let bytes = tables.iter().map(|t| t.bytes()).sum();
+    let proposal = Proposal {
+        flushed: Some(work.memtable.clone()),
+        removed: Vec::new(),
+        added: tables.into_iter().map(|table| (0, table)).collect(),
+        floor: if dropped == 0 { 0 } else { watermark },
+    };
+    if output.commit(proposal)? {
+        Counters::add(&tree.counters.flushes, 1);
+        Counters::add(&tree.counters.flushed_bytes, bytes);
+        Counters::add(&tree.counters.dropped_records, dropped);
+    }
+    Ok(())
+}
+
+/// Writes what readers may still want and returns how many records were left out.
+///
+/// Tombstones stay: what they hide may be in any table below.
+fn write_out(memtable: &Memtable, watermark: u64, output: &mut Output<'_>) -> Result<u64> {
+    let mut retain = Retain::new(watermark);
+    let mut dropped = 0;
+    for family in Family::ALL {
+        let mut cursor = memtable.forward(family, None);
+        while let Some(entry) = cursor.entry() {
+            let value = entry.value.as_slice();
+            if retain.keeps(family, entry.key, entry.seq, value.is_none(), || true) {
+                output.add(family, entry.key, entry.seq, entry.ordinal, value)?;
+            } else {
+                dropped += u64::from(family.keeps_versions());
+            }
+            cursor.next();
+        }
+    }
+    Ok(dropped)
+}

@@ -1,0 +1,138 @@
+//! The tables a job writes: many if they grow long, deleted again if the job fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::generation::Generation;
+use crate::options::Compression;
+use crate::table::{Table, TableDescriptor, TableWriter, WriterOptions};
+use crate::tree::{Proposal, Tree};
+use crate::types::Family;
+
+/// Tables being written. Files of an output that was not kept are deleted when it is dropped.
+pub(crate) struct Output<'a> {
+    tree: &'a Tree,
+    generation: &'a Generation,
+    compression: Compression,
+    table_bytes_max: u64,
+    floor: u64,
+    writer: Option<TableWriter>,
+    last_key: Option<(Family, Vec<u8>)>,
+    finished: Vec<TableDescriptor>,
+    created: Vec<PathBuf>,
+    is_kept: bool,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(
+        tree: &'a Tree,
+        generation: &'a Generation,
+        compression: Compression,
+        table_bytes_max: u64,
+        floor: u64,
+    ) -> Self {
+        Self {
+            tree,
+            generation,
+            compression,
+            table_bytes_max,
+            floor,
+            writer: None,
+            last_key: None,
+            finished: Vec::new(),
+            created: Vec::new(),
+            is_kept: false,
+        }
+    }
+
+    /// Adds a record; begins another table where one is full, never between versions of a key.
+    pub(crate) fn add(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        seq: u64,
+        ordinal: u32,
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        let same_key = self.last_key.as_ref().is_some_and(|(f, k)| *f == family && k == key);
+        let is_full = self.writer.as_ref().is_some_and(|w| w.bytes() >= self.table_bytes_max);
+        if is_full && !same_key {
+            self.finish_table()?;
+        }
+        if !same_key {
+            let (last_family, last_key) =
+                self.last_key.get_or_insert_with(|| (family, Vec::with_capacity(key.len())));
+            *last_family = family;
+            last_key.clear();
+            last_key.extend_from_slice(key);
+        }
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.begin_table()?,
+        };
+        writer.add(family, key, seq, ordinal, value)?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn begin_table(&mut self) -> Result<TableWriter> {
+        let number = self.generation.take_file_number();
+        let path = self.generation.table_path(number);
+        self.created.push(path.clone());
+        let options = &self.tree.options;
+        let options = WriterOptions {
+            block_bytes: options.block_bytes,
+            restart_interval: options.restart_interval,
+            bloom_bits_per_key: options.bloom_bits_per_key,
+            compression: self.compression,
+        };
+        let birth = self.tree.entropy.u128();
+        TableWriter::create(self.tree.home.disk.as_ref(), &path, number, birth, options)
+    }
+
+    fn finish_table(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.take() {
+            self.finished.push(writer.finish(self.floor)?);
+        }
+        Ok(())
+    }
+
+    /// Makes all tables and their names durable and opens them.
+    pub(crate) fn finish(&mut self) -> Result<Vec<Arc<Table>>> {
+        self.finish_table()?;
+        if self.finished.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dir = self.generation.dir();
+        self.tree.home.disk.sync_dir(dir).map_err(|e| Error::durable("sync", dir, e))?;
+        let open = |descriptor: &TableDescriptor| {
+            let path = self.generation.table_path(descriptor.number);
+            Table::open(self.tree.home.clone(), path, *descriptor).map(Arc::new)
+        };
+        self.finished.iter().map(open).collect()
+    }
+
+    /// Commits `proposal`, which adds these tables; false if the generation is void.
+    pub(crate) fn commit(mut self, proposal: Proposal) -> Result<bool> {
+        let outcome = self.tree.commit(self.generation, proposal);
+        // After a fatal error the edit may or may not be on the disk: the tables must stay.
+        self.is_kept = match &outcome {
+            Ok(is_committed) => *is_committed,
+            Err(error) => error.is_fatal(),
+        };
+        outcome
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        for path in &self.created {
+            // What cannot be deleted now is found unreferenced and deleted at the next opening.
+            let _ = self.tree.home.disk.remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What to compact next.
+//!
+//! Sizes of the levels follow from the largest one: each level above it is smaller by the
+//! multiplier, down to the first that would be below the base size; level 0 compacts right into
+//! that one. So the last level holds about nine tenths of the data, whatever its amount, and dead
+//! versions above it cost little space.
+
+use std::sync::Arc;
+
+use crate::generation::Claims;
+use crate::jobs::pick::overlap::{Hull, overlapping, overlapping_bytes};
+use crate::limits::LEVELS;
+use crate::options::EngineOptions;
+use crate::table::Table;
+use crate::version::Version;
+
+mod overlap;
+
+/// Tables of one level that take part.
+pub(crate) struct Input {
+    pub(crate) level: usize,
+    pub(crate) tables: Vec<Arc<Table>>,
+}
+
+/// A compaction.
+pub(crate) struct Plan {
+    /// Newest first.
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) output_level: usize,
+    /// Nothing is to be merged: the tables only change their level.
+    pub(crate) is_move: bool,
+    pub(crate) watermark: u64,
+    /// The version it was picked from; what lies below the output is looked up there.
+    pub(crate) below: Arc<Version>,
+}
+
+impl Plan {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.inputs.iter().flat_map(|input| &input.tables)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tables().map(|t| t.bytes()).sum()
+    }
+
+    fn reads_level0(&self) -> bool {
+        self.inputs.iter().any(|input| input.level == 0)
+    }
+
+    pub(crate) fn claim(&self, claims: &mut Claims) {
+        claims.takes_level0 |= self.reads_level0();
+        claims.tables.extend(self.tables().map(|t| t.number()));
+    }
+
+    pub(crate) fn release(&self, claims: &mut Claims) {
+        if self.reads_level0() {
+            claims.takes_level0 = false;
+        }
+        for table in self.tables() {
+            claims.tables.remove(&table.number());
+        }
+    }
+}
+
+/// How large each level may be, and which one level 0 compacts into.
+struct Targets {
+    base_level: usize,
+    bytes: [u64; LEVELS],
+}
+
+impl Targets {
+    fn of(version: &Version, options: &EngineOptions) -> Self {
+        let last = LEVELS - 1;
+        let sizes: [u64; LEVELS] = std::array::from_fn(|level| version.level_bytes(level));
+        let largest = sizes.iter().skip(1).copied().max().unwrap_or(0);
+        let first_used = (1..LEVELS).find(|level| sizes[*level] > 0).unwrap_or(last);
+        let multiplier = options.level_multiplier;
+        let mut size = largest;
+        for _ in first_used..last {
+            size /= multiplier;
+        }
+        let mut base_level = first_used;
+        while base_level > 1 && size > options.level_base_bytes {
+            base_level -= 1;
+            size /= multiplier;
+        }
+        let mut bytes = [u64::MAX; LEVELS];
+        let mut target = size.clamp(1, options.level_base_bytes);
+        for slot in bytes.iter_mut().skip(base_level) {
+            // An upper level below the base size would be compacted over and over.
+            *slot = target.max(options.level_base_bytes);
+            target = target.saturating_mul(multiplier);
+        }
+        Self { base_level, bytes }
+    }
+}
+
+/// Bytes that have to be rewritten until level 0 is empty and no level is over its size.
+pub(crate) fn debt_bytes(version: &Version, options: &EngineOptions) -> u64 {
+    let targets = Targets::of(version, options);
+    let level0 = if version.level(0).len() >= options.level0_tables {
+        version.level_bytes(0) + version.level_bytes(targets.base_level)
+    } else {
+        0
+    };
+    let over = |level: usize| {
+        let excess = version.level_bytes(level).saturating_sub(targets.bytes[level]);
+        excess.saturating_mul(options.level_multiplier)
+    };
+    (targets.base_level..LEVELS - 1).map(over).fold(level0, u64::saturating_add)
+}
+
+/// The most urgent compaction that touches nothing claimed.
+pub(crate) fn pick(
+    version: &Arc<Version>,
+    options: &EngineOptions,
+    watermark: u64,
+    claims: &Claims,
+) -> Option<Plan> {
+    let picker =
+        Picker { version, options, watermark, claims, targets: Targets::of(version, options) };
+    // Scores in thousandths; only those of at least one count.
+    let mut scores: Vec<(u64, usize)> =
+        (0..LEVELS - 1).map(|level| (picker.score_milli(level), level)).collect();
+    scores.retain(|(score, _)| *score >= 1_000);
+    scores.sort_by_key(|(score, level)| (std::cmp::Reverse(*score), *level));
+    scores
+        .into_iter()
+        .find_map(|(_, level)| if level == 0 { picker.level0() } else { picker.level(level) })
+        .or_else(|| picker.garbage())
+}
+
+struct Picker<'a> {
+    version: &'a Arc<Version>,
+    options: &'a EngineOptions,
+    watermark: u64,
+    claims: &'a Claims,
+    targets: Targets,
+}
+
+impl Picker<'_> {
+    fn score_milli(&self, level: usize) -> u64 {
+        let tables = self.version.level(level);
+        if level == 0 {
+            return 1_000 * tables.len() as u64 / self.options.level0_tables as u64;
+        }
+        if level < self.targets.base_level {
+            return 0;
+        }
+        let bytes: u64 = tables.iter().filter(|t| self.is_free(t)).map(|t| t.bytes()).sum();
+        bytes.saturating_mul(1_000) / self.targets.bytes[level]
+    }
+
+    fn is_free(&self, table: &Table) -> bool {
+        !self.claims.tables.contains(&table.number())
+    }
+
+    fn all_free(&self, tables: &[Arc<Table>]) -> bool {
+        tables.iter().all(|t| self.is_free(t))
+    }
+
+    fn plan(&self, inputs: Vec<Input>, output_level: usize, is_move: bool) -> Plan {
+        let below = self.version.clone();
+        Plan { inputs, output_level, is_move, watermark: self.watermark, below }
+    }
+
+    /// All of level 0 into the base level.
+    fn level0(&self) -> Option<Plan> {
+        if self.claims.takes_level0 {
+            return None;
+        }
+        let output_level = self.targets.base_level;
+        let tables = self.version.level(0).to_vec();
+        let hull = Hull::of(&tables)?;
+        let lower = overlapping(self.version.level(output_level), &hull);
+        let apart = lower.is_empty() && are_disjoint(&tables);
+        let same_format = self.options.compression[0] == self.options.compression[output_level];
+        // Small tables are merged: moved ones would stay small for ever.
+        let all_long = tables.iter().all(|t| t.bytes() >= self.options.table_bytes / 4);
+        if apart && same_format && all_long {
+            let input = Input { level: 0, tables };
+            return Some(self.plan(vec![input], output_level, true));
+        }
+        if !self.all_free(lower) {
+            return None;
+        }
+        let lower = Input { level: output_level, tables: lower.to_vec() };
+        Some(self.plan(vec![Input { level: 0, tables }, lower], output_level, false))
+    }
+
+    /// The table of `level` that is cheapest to merge into the next one, per byte it takes away.
+    fn level(&self, level: usize) -> Option<Plan> {
+        let next = self.version.level(level + 1);
+        let cost_milli = |table: &Arc<Table>| {
+            let bytes = overlapping_bytes(next, &Hull::of_one(table));
+            bytes.saturating_mul(1_000) / table.bytes().max(1)
+        };
+        let candidate = |table: &&Arc<Table>| {
+            self.is_free(table) && self.all_free(overlapping(next, &Hull::of_one(table)))
+        };
+        let tables = self.version.level(level).iter().filter(candidate);
+        let table = tables.min_by_key(|t| (cost_milli(t), t.number()))?.clone();
+        let lower = overlapping(next, &Hull::of_one(&table)).to_vec();
+        let same_format = self.options.compression[level] == self.options.compression[level + 1];
+        let is_move = lower.is_empty() && same_format;
+        let mut inputs = vec![Input { level, tables: vec![table] }];
+        if !is_move {
+            inputs.push(Input { level: level + 1, tables: lower });
+        }
+        Some(self.plan(inputs, level + 1, is_move))
+    }
+
+    /// A table with nothing beneath it, a quarter of whose records nobody may read any more: data
+    /// that is no longer written to would otherwise keep its dead versions for ever.
+    fn garbage(&self) -> Option<Plan> {
+        for level in (1..LEVELS).rev() {
+            let wasteful = |table: &&Arc<Table>| {
+                let properties = table.properties();
+                properties.garbage * 4 >= properties.records().max(1)
+                    && properties.reclaimable_at <= self.watermark
+                    && self.is_free(table)
+                    && self.is_bottommost(level, table)
+            };
+            if let Some(table) = self.version.level(level).iter().find(wasteful) {
+                let input = Input { level, tables: vec![table.clone()] };
+                return Some(self.plan(vec![input], level, false));
+            }
+        }
+        None
+    }
+
+    fn is_bottommost(&self, level: usize, table: &Arc<Table>) -> bool {
+        let hull = Hull::of_one(table);
+        (level + 1..LEVELS).all(|below| overlapping(self.version.level(below), &hull).is_empty())
+    }
+}
+
+fn are_disjoint(tables: &[Arc<Table>]) -> bool {
+    let mut sorted: Vec<_> = tables.iter().collect();
+    sorted.sort_by(|a, b| a.smallest().cmp(b.smallest()));
+    sorted.windows(2).all(|pair| match pair {
+        [a, b] => a.largest() < b.smallest(),
+        _ => true,
+    })
+}

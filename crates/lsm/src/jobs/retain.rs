@@ -1,0 +1,82 @@
+//! Which records survive a flush or a compaction.
+//!
+//! Data: every version above the watermark; of the rest the newest of each key, because readers at
+//! the watermark see it. If that one is a tombstone below the watermark with nothing older beneath
+//! it, it goes too; one exactly at the watermark stays, it is the change of that revision.
+//! Other families: the newest of each key; a tombstone only while something older lies beneath.
+
+use crate::types::Family;
+
+/// Judges records that come sorted by family, key and descending sequence number.
+pub(crate) struct Retain {
+    watermark: u64,
+    family: Option<Family>,
+    key: Vec<u8>,
+    /// Whether a newer version of the key already serves everybody who may still read.
+    is_covered: bool,
+}
+
+impl Retain {
+    pub(crate) fn new(watermark: u64) -> Self {
+        Self { watermark, family: None, key: Vec::new(), is_covered: false }
+    }
+
+    /// Whether the record stays. `older_below` tells whether an older version of the key may lie
+    /// in deeper levels; it is asked only about tombstones.
+    pub(crate) fn keeps(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        seq: u64,
+        is_tombstone: bool,
+        older_below: impl FnOnce() -> bool,
+    ) -> bool {
+        if self.family != Some(family) || self.key != key {
+            self.family = Some(family);
+            self.key.clear();
+            self.key.extend_from_slice(key);
+            self.is_covered = false;
+        }
+        if self.is_covered {
+            return false;
+        }
+        if !family.keeps_versions() {
+            self.is_covered = true;
+            return !is_tombstone || older_below();
+        }
+        self.is_covered = seq <= self.watermark;
+        let may_go = is_tombstone && seq < self.watermark;
+        !may_go || older_below()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(watermark: u64, versions: &[(u64, bool)], older_below: bool) -> Vec<u64> {
+        let mut retain = Retain::new(watermark);
+        let keeps = |(seq, tombstone): &&(u64, bool)| {
+            retain.keeps(Family::Data, b"k", *seq, *tombstone, || older_below)
+        };
+        versions.iter().filter(keeps).map(|(seq, _)| *seq).collect()
+    }
+
+    #[test]
+    fn versions_above_the_watermark_and_the_newest_at_it_stay() {
+        let versions = [(9, false), (7, false), (5, false), (3, false)];
+        assert_eq!(kept(0, &versions, false), [9, 7, 5, 3]);
+        assert_eq!(kept(6, &versions, false), [9, 7, 5]);
+        assert_eq!(kept(7, &versions, false), [9, 7]);
+        assert_eq!(kept(100, &versions, false), [9]);
+    }
+
+    #[test]
+    fn tombstone_goes_only_below_the_watermark_with_nothing_beneath() {
+        let versions = [(9, false), (5, true), (3, false)];
+        assert_eq!(kept(4, &versions, false), [9, 5, 3]);
+        assert_eq!(kept(5, &versions, false), [9, 5], "one exactly at the watermark stays");
+        assert_eq!(kept(6, &versions, false), [9]);
+        assert_eq!(kept(6, &versions, true), [9, 5], "it still hides what lies deeper");
+    }
+}

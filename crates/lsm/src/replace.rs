@@ -1,0 +1,200 @@
+//! Receiving a snapshot: staging its files, and putting them in place of everything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use holdfast_env::{Disk, File, OpenMode};
+
+use crate::error::{Error, Result};
+use crate::generation::{CURRENT_NAME, MANIFEST_NAME, generation_name, table_name};
+use crate::manifest::{LeveledTable, read_manifest, write_current};
+use crate::memtable::{Memtable, Seal};
+use crate::open::{gone_path, load_version, parent_of};
+use crate::snapshot::SnapshotFile;
+use crate::table::verify_file;
+use crate::tree::{State, Tree};
+use crate::types::ReadPoint;
+use crate::version::Version;
+
+/// A directory in which a receiver collects the files of a snapshot.
+pub struct Staging {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    manifest: Bytes,
+    point: ReadPoint,
+    files: BTreeMap<String, Staged>,
+}
+
+struct Staged {
+    file: Arc<dyn File>,
+    expected: SnapshotFile,
+}
+
+impl Staging {
+    /// Begins to collect the files that `manifest` names in `dir`, which is emptied first. It has
+    /// to lie on the engine's file system, and not in the engine's directory.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the manifest is damaged; [`Error::NoSpace`] if the files cannot be
+    /// reserved; environment errors.
+    pub fn create(disk: Arc<dyn Disk>, dir: &Path, manifest: Bytes) -> Result<Self> {
+        let failed = |action| move |e| Error::unreferenced(action, dir, e);
+        let base = read_manifest(&manifest, &dir.join(MANIFEST_NAME))?.base;
+        if disk.exists(dir).map_err(failed("look for"))? {
+            disk.remove_dir_all(dir).map_err(failed("delete"))?;
+        }
+        disk.create_dir_all(dir).map_err(failed("create"))?;
+        let mut files = BTreeMap::new();
+        for LeveledTable { table, .. } in &base.added {
+            let name = table_name(table.number);
+            let path = dir.join(&name);
+            let file = disk
+                .open(&path, OpenMode::CreateNew)
+                .and_then(|file| file.allocate(table.bytes).map(|()| file))
+                .map_err(|e| Error::unreferenced("reserve", &path, e))?;
+            let checksum = table.checksum;
+            let expected = SnapshotFile { name: name.clone(), bytes: table.bytes, checksum };
+            files.insert(name, Staged { file, expected });
+        }
+        let dir = dir.to_path_buf();
+        Ok(Self { disk, dir, manifest, point: base.point, files })
+    }
+
+    /// The point whose state the snapshot is.
+    pub fn point(&self) -> ReadPoint {
+        self.point
+    }
+
+    /// The files the manifest names.
+    pub fn files(&self) -> impl Iterator<Item = &SnapshotFile> {
+        self.files.values().map(|f| &f.expected)
+    }
+
+    /// Writes a chunk of the file `name`.
+    ///
+    /// # Errors
+    /// [`Error::Chunk`] if there is no such file or the chunk reaches beyond its end.
+    pub fn write(&self, name: &str, offset: u64, chunk: &[u8]) -> Result<()> {
+        let end = offset.saturating_add(chunk.len() as u64);
+        let staged = self.files.get(name).filter(|f| end <= f.expected.bytes);
+        let Some(staged) = staged else {
+            return Err(Error::Chunk { what: format!("bytes {offset}..{end} of {name}") });
+        };
+        staged
+            .file
+            .write_all_at(chunk, offset)
+            .map_err(|e| Error::unreferenced("write", &self.dir.join(name), e))
+    }
+
+    /// Makes everything durable and returns the directory for
+    /// [`Engine::replace_from`](crate::Engine::replace_from), which verifies it.
+    ///
+    /// # Errors
+    /// Environment errors: stage again.
+    pub fn finish(self) -> Result<PathBuf> {
+        for (name, staged) in &self.files {
+            let path = self.dir.join(name);
+            staged.file.sync_all().map_err(|e| Error::unreferenced("sync", &path, e))?;
+        }
+        let path = self.dir.join(MANIFEST_NAME);
+        self.disk
+            .open(&path, OpenMode::CreateNew)
+            .and_then(|file| {
+                file.write_all_at(&self.manifest, 0)?;
+                file.sync_all()
+            })
+            .and_then(|()| self.disk.sync_dir(&self.dir))
+            .map_err(|e| Error::unreferenced("write", &path, e))?;
+        Ok(self.dir)
+    }
+}
+
+impl fmt::Debug for Staging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staging").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// See [`Engine::replace_from`](crate::Engine::replace_from).
+pub(crate) fn replace_from(tree: &Tree, staged: &Path, gate: u64) -> Result<ReadPoint> {
+    let durable = (tree.durable)();
+    if durable < gate {
+        return Err(Error::NotDurable { gate, durable });
+    }
+    let disk = tree.home.disk.as_ref();
+    verify_staged(disk, staged)?;
+    let _writer = tree.writer.lock();
+    if tree.is_destroyed.load(Ordering::Relaxed) {
+        return Err(Error::Void);
+    }
+    let old = tree.state.load().version.generation.clone();
+    let _manifest = old.manifest.lock();
+    let number = old.number() + 1;
+    let dir = tree.dir.join(generation_name(number));
+    move_into_place(disk, staged, &dir)?;
+    // Opened before the switch: what cannot be opened must not become current.
+    let version = load_version(&tree.home, tree.entropy.as_ref(), &dir, number)?;
+    write_current(disk, &tree.dir.join(CURRENT_NAME), number)?;
+    old.end();
+    Ok(install(tree, version, gate))
+}
+
+/// Checks every byte of the staged files.
+fn verify_staged(disk: &dyn Disk, staged: &Path) -> Result<()> {
+    let path = staged.join(MANIFEST_NAME);
+    let bytes = disk.read(&path).map_err(|e| Error::unreferenced("read", &path, e))?;
+    for LeveledTable { table, .. } in read_manifest(&bytes, &path)?.base.added {
+        verify_file(disk, &staged.join(table_name(table.number)), &table)?;
+    }
+    Ok(())
+}
+
+fn move_into_place(disk: &dyn Disk, staged: &Path, dir: &Path) -> Result<()> {
+    let failed = |action| move |e| Error::unreferenced(action, dir, e);
+    // A leftover of an installation that failed before the switch; nothing refers to it.
+    if disk.exists(dir).map_err(failed("look for"))? {
+        disk.remove_dir_all(dir).map_err(failed("delete"))?;
+    }
+    disk.rename(staged, dir).map_err(failed("move"))?;
+    for parent in [parent_of(dir), parent_of(staged)] {
+        disk.sync_dir(parent).map_err(|e| Error::durable("sync", parent, e))?;
+    }
+    Ok(())
+}
+
+fn install(tree: &Tree, version: Version, gate: u64) -> ReadPoint {
+    let point = version.point;
+    let shared = tree.home.shared.clone();
+    let active = Arc::new(Memtable::new(shared, Seal { point, gate }));
+    tree.watermark.fetch_max(version.floor, Ordering::Relaxed);
+    let _swap = tree.swap.lock();
+    let state = State { active, sealed: Vec::new(), version: Arc::new(version) };
+    tree.state.store(Arc::new(state));
+    tree.published.store(point);
+    point
+}
+
+/// See [`Engine::destroy`](crate::Engine::destroy).
+pub(crate) fn destroy(tree: &Tree) -> Result<()> {
+    let _writer = tree.writer.lock();
+    let generation = tree.state.load().version.generation.clone();
+    let _manifest = generation.manifest.lock();
+    tree.is_destroyed.store(true, Ordering::Relaxed);
+    generation.end();
+    let disk = tree.home.disk.as_ref();
+    let failed = |action| move |e| Error::unreferenced(action, &tree.dir, e);
+    let gone = gone_path(&tree.dir);
+    if disk.exists(&tree.dir).map_err(failed("look for"))? {
+        disk.rename(&tree.dir, &gone).map_err(failed("move"))?;
+        let parent = parent_of(&tree.dir);
+        disk.sync_dir(parent).map_err(|e| Error::durable("sync", parent, e))?;
+    }
+    if disk.exists(&gone).map_err(failed("look for"))? {
+        disk.remove_dir_all(&gone).map_err(failed("delete"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The durable state held in place, to be sent to another replica or linked as a checkpoint.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_env::OpenMode;
+
+use crate::error::{Error, Result};
+use crate::generation::{CURRENT_NAME, MANIFEST_NAME, generation_name, table_name};
+use crate::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use crate::manifest::{encode_manifest, write_current};
+use crate::open::parent_of;
+use crate::table::Table;
+use crate::tree::Tree;
+use crate::types::ReadPoint;
+use crate::version::Version;
+
+/// One file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Its name; a receiver keeps it.
+    pub name: String,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// Checksum of the whole file, seeded with its birth id.
+    pub checksum: u64,
+}
+
+/// The tables of one version and a manifest that names them. Files stay until it is dropped.
+pub struct Snapshot {
+    version: Arc<Version>,
+    manifest: Bytes,
+    files: Vec<SnapshotFile>,
+    tables: Vec<Arc<Table>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(tree: &Tree) -> Self {
+        let version = tree.state.load().version.clone();
+        let manifest = encode_manifest(&version.to_base(), tree.entropy.u128()).into();
+        let tables: Vec<_> = version.tables().cloned().collect();
+        let file = |table: &Arc<Table>| SnapshotFile {
+            name: table_name(table.number()),
+            bytes: table.bytes(),
+            checksum: table.descriptor().checksum,
+        };
+        let files = tables.iter().map(file).collect();
+        Self { version, manifest, files, tables }
+    }
+
+    /// The point whose state this is; that of the tables, not of the memtables.
+    pub fn point(&self) -> ReadPoint {
+        self.version.point
+    }
+
+    /// The files, in the order of [`Snapshot::read_chunk`]'s index.
+    pub fn files(&self) -> &[SnapshotFile] {
+        &self.files
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+
+    /// What [`Staging::create`](crate::Staging::create) begins with: a manifest of these files.
+    pub fn manifest(&self) -> Bytes {
+        self.manifest.clone()
+    }
+
+    /// Up to `bytes_max` bytes of a file from `offset` on; empty at its end. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Chunk`] if there is no such file or `bytes_max` is over
+    /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. Environment and corruption errors.
+    pub fn read_chunk(&self, file: usize, offset: u64, bytes_max: usize) -> Result<Bytes> {
+        let table = self.tables.get(file);
+        let Some(table) = table.filter(|_| bytes_max <= SNAPSHOT_CHUNK_BYTES_MAX) else {
+            return Err(Error::Chunk { what: format!("{bytes_max} bytes of file {file}") });
+        };
+        let left = table.bytes().saturating_sub(offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max);
+        let mut buffer = vec![0; length];
+        table.read_raw(offset, &mut buffer)?;
+        Ok(buffer.into())
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("point", &self.point())
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`Engine::checkpoint`](crate::Engine::checkpoint).
+pub(crate) fn checkpoint(tree: &Tree, dir: &Path) -> Result<ReadPoint> {
+    const GENERATION: u64 = 1;
+    let disk = tree.home.disk.as_ref();
+    let snapshot = Snapshot::new(tree);
+    let generation = dir.join(generation_name(GENERATION));
+    disk.create_dir_all(&generation).map_err(|e| Error::unreferenced("create", &generation, e))?;
+    for table in &snapshot.tables {
+        let to = generation.join(table_name(table.number()));
+        disk.hard_link(table.path(), &to).map_err(|e| Error::unreferenced("link", &to, e))?;
+    }
+    let path = generation.join(MANIFEST_NAME);
+    let manifest = disk
+        .open(&path, OpenMode::CreateNew)
+        .map_err(|e| Error::unreferenced("create", &path, e))?;
+    manifest
+        .write_all_at(&snapshot.manifest, 0)
+        .and_then(|()| manifest.sync_all())
+        .map_err(|e| Error::unreferenced("write", &path, e))?;
+    for dir in [generation.as_path(), dir, parent_of(dir)] {
+        disk.sync_dir(dir).map_err(|e| Error::unreferenced("sync", dir, e))?;
+    }
+    write_current(disk, &dir.join(CURRENT_NAME), GENERATION)?;
+    Ok(snapshot.point())
+}

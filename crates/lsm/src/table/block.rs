@@ -1,0 +1,181 @@
+//! The content of one data block, and searching it.
+//!
+//! ```text
+//! records:
+//!    0  shared       u16   bytes of the key it has in common with the record before it
+//!    2  unshared     u16   bytes of the key that follow here
+//!    4  value_bytes  u32   bit 31: tombstone; bit 30: reserved for a reference to a blob file
+//!    8  seq_delta    i32   sequence number minus the block's base
+//!   12  ordinal      u32
+//!   16  key bytes, value bytes
+//! after the records:
+//!       restarts     u32 each: offsets of records whose `shared` is 0
+//!       base_seq     u64
+//!       restart_count u32
+//! ```
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::codec::Decoder;
+
+/// Fixed part of a record, bytes.
+pub(crate) const FIXED_BYTES: usize = 16;
+/// `value_bytes` of a tombstone.
+pub(crate) const TOMBSTONE: u32 = 1 << 31;
+/// Largest plain `value_bytes`.
+const VALUE_BYTES_MASK: u32 = (1 << 30) - 1;
+const TAIL_BYTES: usize = 12;
+
+/// A data block in memory.
+#[derive(Debug)]
+pub(crate) struct Block {
+    content: Bytes,
+    records_end: usize,
+    restarts: usize,
+    base_seq: u64,
+}
+
+/// One record of a block, its key relative to the record before it.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) shared: usize,
+    pub(crate) key: Range<usize>,
+    pub(crate) value: Range<usize>,
+    pub(crate) is_tombstone: bool,
+    pub(crate) seq: u64,
+    pub(crate) ordinal: u32,
+}
+
+/// What a search in a block found.
+pub(crate) enum Found {
+    /// The record wanted.
+    Record(Parsed),
+    /// There is none in the table: a greater key was met.
+    Absent,
+    /// The block ended before the question was decided.
+    End,
+}
+
+impl Block {
+    /// Takes a block's content apart.
+    pub(crate) fn new(content: Vec<u8>) -> Result<Self, &'static str> {
+        const CUT: &str = "block is cut";
+        let tail = content.len().checked_sub(TAIL_BYTES).ok_or(CUT)?;
+        let mut decoder = Decoder::new(content.get(tail..).ok_or(CUT)?);
+        let base_seq = decoder.u64().ok_or(CUT)?;
+        let restarts = decoder.u32().ok_or(CUT)? as usize;
+        let table_bytes = restarts.checked_mul(4).ok_or(CUT)?;
+        let records_end = tail.checked_sub(table_bytes).ok_or(CUT)?;
+        if restarts == 0 || records_end < FIXED_BYTES {
+            return Err("block is empty");
+        }
+        Ok(Self { content: content.into(), records_end, restarts, base_seq })
+    }
+
+    /// Memory held, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.content.len() + size_of::<Self>()
+    }
+
+    /// Offset behind the last record.
+    pub(crate) fn end(&self) -> usize {
+        self.records_end
+    }
+
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.content.get(range).unwrap_or_default()
+    }
+
+    /// The value as a buffer that shares the block's memory.
+    pub(crate) fn share(&self, range: Range<usize>) -> Bytes {
+        self.content.slice(range)
+    }
+
+    /// The record at `offset`; the next one begins at the end of its value.
+    #[inline]
+    pub(crate) fn parse(&self, offset: usize) -> Option<Parsed> {
+        let fixed: &[u8; FIXED_BYTES] = self.content.get(offset..)?.first_chunk()?;
+        let shared = u16::from_le_bytes([fixed[0], fixed[1]]);
+        let unshared = u16::from_le_bytes([fixed[2], fixed[3]]);
+        let value_bytes = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
+        let delta = i32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
+        let ordinal = u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]);
+        let key_start = offset + FIXED_BYTES;
+        let key_end = key_start + usize::from(unshared);
+        let is_tombstone = value_bytes == TOMBSTONE;
+        if !is_tombstone && value_bytes > VALUE_BYTES_MASK {
+            return None;
+        }
+        let value_end = if is_tombstone { key_end } else { key_end + value_bytes as usize };
+        if value_end > self.records_end {
+            return None;
+        }
+        Some(Parsed {
+            shared: usize::from(shared),
+            key: key_start..key_end,
+            value: key_end..value_end,
+            is_tombstone,
+            seq: self.base_seq.wrapping_add_signed(i64::from(delta)),
+            ordinal,
+        })
+    }
+
+    fn restart(&self, index: usize) -> Option<usize> {
+        let at = self.records_end + 4 * index;
+        let bytes: &[u8; 4] = self.content.get(at..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes) as usize)
+    }
+
+    /// Offset of the last restart record before (`key`, `seq`), else of the first record.
+    pub(crate) fn seek_restart(&self, key: &[u8], seq: u64) -> Option<usize> {
+        let (mut low, mut high) = (0, self.restarts);
+        // Restarts below `low` are before the target (or the first), from `high` on they are not.
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            let record = self.parse(self.restart(middle)?)?;
+            let order = self.slice(record.key).cmp(key).then_with(|| seq.cmp(&record.seq));
+            if order == Ordering::Less {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        self.restart(low)
+    }
+
+    /// The first record of `key` with a sequence number of at most `seq_max`.
+    ///
+    /// Keys are not put together: while the records before the target are passed it is enough to
+    /// know how many bytes of the target the last key matched. `None`: the block is damaged.
+    pub(crate) fn find(&self, key: &[u8], seq_max: u64) -> Option<Found> {
+        let mut offset = self.seek_restart(key, seq_max)?;
+        let mut matched = 0;
+        while offset < self.records_end {
+            let record = self.parse(offset)?;
+            offset = record.value.end;
+            if record.shared == 0 {
+                // Also true of every restart record, whatever it has in common.
+                matched = 0;
+            }
+            match record.shared.cmp(&matched) {
+                // Differs from the target where the record before it did: still smaller.
+                Ordering::Greater => continue,
+                // Differs from the last key inside what matched, upwards: beyond the target.
+                Ordering::Less => return Some(Found::Absent),
+                Ordering::Equal => {}
+            }
+            let suffix = self.slice(record.key.clone());
+            let wanted = key.get(matched..)?;
+            match suffix.cmp(wanted) {
+                Ordering::Less => matched += super::builder::shared_prefix(suffix, wanted),
+                Ordering::Greater => return Some(Found::Absent),
+                Ordering::Equal if record.seq <= seq_max => return Some(Found::Record(record)),
+                Ordering::Equal => matched = key.len(),
+            }
+        }
+        Some(Found::End)
+    }
+}

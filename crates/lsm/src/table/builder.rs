@@ -1,0 +1,118 @@
+//! Builds the content of one data block; layout in `block.rs`.
+
+use crate::codec::Encode;
+use crate::table::block::{FIXED_BYTES, TOMBSTONE};
+
+/// Records of one family, in order, on their way to a block.
+pub(crate) struct BlockBuilder {
+    content: Vec<u8>,
+    restarts: Vec<u32>,
+    restart_interval: usize,
+    since_restart: usize,
+    last_key: Vec<u8>,
+    base_seq: u64,
+    seq_min: u64,
+    seq_max: u64,
+    records: u32,
+}
+
+impl BlockBuilder {
+    pub(crate) fn new(restart_interval: usize) -> Self {
+        Self {
+            content: Vec::new(),
+            restarts: Vec::new(),
+            restart_interval,
+            since_restart: 0,
+            last_key: Vec::new(),
+            base_seq: 0,
+            seq_min: u64::MAX,
+            seq_max: 0,
+            records: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Bytes of the block if it were finished now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.content.len() + 4 * self.restarts.len() + 12
+    }
+
+    /// The last key added.
+    pub(crate) fn last_key(&self) -> &[u8] {
+        &self.last_key
+    }
+
+    /// Smallest and largest sequence number added.
+    pub(crate) fn seq_bounds(&self) -> (u64, u64) {
+        (self.seq_min, self.seq_max)
+    }
+
+    /// Whether the block's base can express `seq`.
+    pub(crate) fn fits(&self, seq: u64) -> bool {
+        self.is_empty() || i32::try_from(seq.wrapping_sub(self.base_seq).cast_signed()).is_ok()
+    }
+
+    /// Adds a record that sorts after the last one and whose `seq` fits.
+    pub(crate) fn add(&mut self, key: &[u8], seq: u64, ordinal: u32, value: Option<&[u8]>) {
+        if self.is_empty() {
+            self.base_seq = seq;
+        }
+        let delta = i32::try_from(seq.wrapping_sub(self.base_seq).cast_signed())
+            .expect("the writer closes a block before a sequence number that does not fit");
+        let shared = if self.restarts.is_empty() || self.since_restart == self.restart_interval {
+            let offset = u32::try_from(self.content.len()).expect("blocks are below 1 GiB");
+            self.restarts.push(offset);
+            self.since_restart = 0;
+            0
+        } else {
+            shared_prefix(&self.last_key, key)
+        };
+        let length = |n: usize| u16::try_from(n).expect("keys are at most 16 KiB");
+        let value_bytes = u32::try_from(value.map_or(0, <[u8]>::len)).expect("values are bounded");
+        self.content.put_u16(length(shared));
+        self.content.put_u16(length(key.len() - shared));
+        self.content.put_u32(if value.is_some() { value_bytes } else { TOMBSTONE });
+        self.content.put_u32(delta.cast_unsigned());
+        self.content.put_u32(ordinal);
+        self.content.extend_from_slice(&key[shared..]);
+        self.content.extend_from_slice(value.unwrap_or_default());
+        self.last_key.truncate(shared);
+        self.last_key.extend_from_slice(&key[shared..]);
+        self.since_restart += 1;
+        self.records += 1;
+        self.seq_min = self.seq_min.min(seq);
+        self.seq_max = self.seq_max.max(seq);
+    }
+
+    /// Bytes a record takes at most.
+    pub(crate) fn record_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
+        FIXED_BYTES + key.len() + value.map_or(0, <[u8]>::len)
+    }
+
+    /// Completes the block; `take` its content, then [`BlockBuilder::clear`].
+    pub(crate) fn finish(&mut self) -> &[u8] {
+        for restart in &self.restarts {
+            self.content.put_u32(*restart);
+        }
+        self.content.put_u64(self.base_seq);
+        self.content.put_u32(u32::try_from(self.restarts.len()).expect("restarts are few"));
+        &self.content
+    }
+
+    /// Begins the next block.
+    pub(crate) fn clear(&mut self) {
+        self.content.clear();
+        self.restarts.clear();
+        self.since_restart = 0;
+        self.last_key.clear();
+        (self.base_seq, self.seq_min, self.seq_max, self.records) = (0, u64::MAX, 0, 0);
+    }
+}
+
+/// How many bytes two keys have in common at their start.
+pub(crate) fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}

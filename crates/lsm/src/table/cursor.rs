@@ -1,0 +1,343 @@
+//! Records of one table, or of a level of tables that do not overlap, as a stream.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::read::{Direction, KeyRange};
+use crate::table::block::{Block, Parsed};
+use crate::table::reader::{Fill, Table};
+use crate::types::Family;
+
+/// Bytes read ahead by a stream that reads a whole table.
+const READ_AHEAD_BYTES: u64 = 256 << 10;
+
+/// Sequence numbers a stream shows, both ends included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SeqRange {
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+}
+
+impl SeqRange {
+    /// Every sequence number.
+    pub(crate) const ALL: Self = Self { min: 0, max: u64::MAX };
+
+    /// Everything up to `max`.
+    pub(crate) fn to(max: u64) -> Self {
+        Self { min: 0, max }
+    }
+
+    fn contains(self, seq: u64) -> bool {
+        self.min <= seq && seq <= self.max
+    }
+
+    fn overlaps(self, min: u64, max: u64) -> bool {
+        self.min <= max && min <= self.max
+    }
+}
+
+/// How a stream gets its blocks.
+enum Loading {
+    /// Through the cache.
+    Cached,
+    /// Past the cache, many at once: the caller reads everything and only once.
+    Ahead { buffer: Vec<u8>, start: u64 },
+}
+
+/// The stream of one table.
+pub(crate) struct TableSource {
+    table: Arc<Table>,
+    direction: Direction,
+    seqs: SeqRange,
+    loading: Loading,
+    /// Blocks not visited yet; taken from the front going forward, from the back going backward.
+    blocks: Range<usize>,
+    number: usize,
+    block: Option<Arc<Block>>,
+    key: Vec<u8>,
+    record: Option<Parsed>,
+    /// Going forward: where the next record begins. Going backward: records before this one.
+    next_offset: usize,
+    before: Vec<(Vec<u8>, Parsed)>,
+}
+
+impl TableSource {
+    /// The records of `family` in `range` (its far end is checked by the reader).
+    pub(crate) fn new(
+        table: Arc<Table>,
+        family: Family,
+        range: &KeyRange,
+        direction: Direction,
+        seqs: SeqRange,
+    ) -> Result<Self> {
+        let blocks = table.blocks(family);
+        let mut source = Self {
+            table,
+            direction,
+            seqs,
+            loading: Loading::Cached,
+            blocks,
+            number: 0,
+            block: None,
+            key: Vec::new(),
+            record: None,
+            next_offset: 0,
+            before: Vec::new(),
+        };
+        source.seek(range)?;
+        Ok(source)
+    }
+
+    /// All records of `family`, read past the cache in large pieces.
+    pub(crate) fn whole(table: Arc<Table>, family: Family) -> Result<Self> {
+        let blocks = table.blocks(family);
+        let mut source = Self {
+            table,
+            direction: Direction::Forward,
+            seqs: SeqRange::ALL,
+            loading: Loading::Ahead { buffer: Vec::new(), start: 0 },
+            blocks,
+            number: 0,
+            block: None,
+            key: Vec::new(),
+            record: None,
+            next_offset: 0,
+            before: Vec::new(),
+        };
+        source.advance()?;
+        Ok(source)
+    }
+
+    fn seek(&mut self, range: &KeyRange) -> Result<()> {
+        match (self.direction, range.lower.as_deref(), range.upper.as_deref()) {
+            (Direction::Forward, Some(lower), _) => {
+                self.blocks.start = self.table.index().seek(self.blocks.clone(), lower);
+                self.advance()?;
+                while self.record.is_some() && self.key.as_slice() < lower {
+                    self.advance()?;
+                }
+            }
+            (Direction::Backward, _, Some(upper)) => {
+                // The block whose separator reaches `upper` may still hold keys below it.
+                let reach = self.table.index().seek(self.blocks.clone(), upper);
+                self.blocks.end = self.blocks.end.min(reach + 1);
+                self.advance()?;
+                while self.record.is_some() && self.key.as_slice() >= upper {
+                    self.advance()?;
+                }
+            }
+            _ => self.advance()?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        self.record.is_some()
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.record.as_ref().map_or(0, |r| r.seq)
+    }
+
+    pub(crate) fn ordinal(&self) -> u32 {
+        self.record.as_ref().map_or(0, |r| r.ordinal)
+    }
+
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
+        (!record.is_tombstone).then(|| block.slice(record.value.clone()))
+    }
+
+    pub(crate) fn value_bytes(&self) -> Option<Bytes> {
+        let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
+        (!record.is_tombstone).then(|| block.share(record.value.clone()))
+    }
+
+    /// Moves to the next visible record, or past the end.
+    pub(crate) fn advance(&mut self) -> Result<()> {
+        loop {
+            let moved = match self.direction {
+                Direction::Forward => self.step_forward()?,
+                Direction::Backward => self.step_backward(),
+            };
+            if !moved && !self.next_block()? {
+                self.record = None;
+                self.block = None;
+                return Ok(());
+            }
+            if moved && self.record.as_ref().is_some_and(|r| self.seqs.contains(r.seq)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn step_forward(&mut self) -> Result<bool> {
+        let Some(block) = &self.block else { return Ok(false) };
+        if self.next_offset >= block.end() {
+            return Ok(false);
+        }
+        let record =
+            block.parse(self.next_offset).ok_or_else(|| self.table.damaged(self.number))?;
+        if record.shared > self.key.len() {
+            return Err(self.table.damaged(self.number));
+        }
+        self.key.truncate(record.shared);
+        self.key.extend_from_slice(block.slice(record.key.clone()));
+        self.next_offset = record.value.end;
+        self.record = Some(record);
+        Ok(true)
+    }
+
+    fn step_backward(&mut self) -> bool {
+        let Some((key, record)) = self.before.pop() else { return false };
+        self.key = key;
+        self.record = Some(record);
+        true
+    }
+
+    /// Loads the next block that can hold visible records; false if there is none.
+    fn next_block(&mut self) -> Result<bool> {
+        loop {
+            let next = match self.direction {
+                Direction::Forward => self.blocks.next(),
+                Direction::Backward => self.blocks.next_back(),
+            };
+            let Some(number) = next else { return Ok(false) };
+            let bounds = self.table.index().entry(number).map(|e| (e.seq_min, e.seq_max));
+            if bounds.is_none_or(|(min, max)| !self.seqs.overlaps(min, max)) {
+                continue;
+            }
+            self.number = number;
+            let block = self.load(number)?;
+            self.key.clear();
+            self.next_offset = 0;
+            if self.direction == Direction::Backward {
+                self.before = unfold(&block).ok_or_else(|| self.table.damaged(number))?;
+            }
+            self.block = Some(block);
+            return Ok(true);
+        }
+    }
+
+    fn load(&mut self, number: usize) -> Result<Arc<Block>> {
+        let handle = self.table.handle(number)?;
+        let Loading::Ahead { buffer, start } = &mut self.loading else {
+            let block = self.table.block(number, Fill::FromDisk)?;
+            return block.ok_or_else(|| self.table.damaged(number));
+        };
+        let buffered = *start..*start + buffer.len() as u64;
+        if !(buffered.contains(&handle.offset) && handle.end() <= buffered.end) {
+            let last = self.table.handle(self.blocks.end.max(number + 1) - 1)?;
+            let bytes = last.end().min(handle.end().max(handle.offset + READ_AHEAD_BYTES));
+            buffer.resize(usize::try_from(bytes - handle.offset).unwrap_or(0), 0);
+            self.table.read_raw(handle.offset, buffer)?;
+            *start = handle.offset;
+        }
+        let from = usize::try_from(handle.offset - *start).unwrap_or(usize::MAX);
+        let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
+        self.table.block_from(number, stored.unwrap_or_default())
+    }
+}
+
+/// All records of a block with their whole keys, in order.
+fn unfold(block: &Block) -> Option<Vec<(Vec<u8>, Parsed)>> {
+    let mut records: Vec<(Vec<u8>, Parsed)> = Vec::new();
+    let mut offset = 0;
+    while offset < block.end() {
+        let record = block.parse(offset)?;
+        offset = record.value.end;
+        let shared = match records.last() {
+            Some((last, _)) => last.get(..record.shared)?,
+            None if record.shared == 0 => &[],
+            None => return None,
+        };
+        let key = [shared, block.slice(record.key.clone())].concat();
+        records.push((key, record));
+    }
+    Some(records)
+}
+
+/// The stream of tables that do not overlap, opened one after another.
+pub(crate) struct LevelSource {
+    /// Tables not visited yet, in the order they will be.
+    waiting: VecDeque<Arc<Table>>,
+    current: Option<TableSource>,
+    family: Family,
+    range: KeyRange,
+    direction: Direction,
+    seqs: SeqRange,
+    is_whole: bool,
+}
+
+impl LevelSource {
+    /// The records of `family` in `range` of `tables`, which are in key order.
+    pub(crate) fn new(
+        tables: &[Arc<Table>],
+        family: Family,
+        range: &KeyRange,
+        direction: Direction,
+        seqs: SeqRange,
+    ) -> Result<Self> {
+        let touched = |t: &&Arc<Table>| t.family(family).is_some_and(|f| range.touches(f));
+        let mut waiting: VecDeque<_> = tables.iter().filter(touched).cloned().collect();
+        if direction == Direction::Backward {
+            waiting.make_contiguous().reverse();
+        }
+        let range = range.clone();
+        let mut source =
+            Self { waiting, current: None, family, range, direction, seqs, is_whole: false };
+        source.settle()?;
+        Ok(source)
+    }
+
+    /// All records of `family`, read past the cache in large pieces.
+    pub(crate) fn whole(tables: &[Arc<Table>], family: Family) -> Result<Self> {
+        let has = |t: &&Arc<Table>| t.family(family).is_some();
+        let mut source = Self {
+            waiting: tables.iter().filter(has).cloned().collect(),
+            current: None,
+            family,
+            range: KeyRange::default(),
+            direction: Direction::Forward,
+            seqs: SeqRange::ALL,
+            is_whole: true,
+        };
+        source.settle()?;
+        Ok(source)
+    }
+
+    /// The table stream that stands at a record, if any is left.
+    pub(crate) fn current(&self) -> Option<&TableSource> {
+        self.current.as_ref()
+    }
+
+    pub(crate) fn advance(&mut self) -> Result<()> {
+        if let Some(current) = &mut self.current {
+            current.advance()?;
+        }
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        while self.current.as_ref().is_none_or(|c| !c.is_valid()) {
+            let Some(table) = self.waiting.pop_front() else {
+                self.current = None;
+                return Ok(());
+            };
+            self.current = Some(if self.is_whole {
+                TableSource::whole(table, self.family)?
+            } else {
+                TableSource::new(table, self.family, &self.range, self.direction, self.seqs)?
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Where the data blocks lie and what they bound.
+//!
+//! ```text
+//! content of the index block, for every data block in file order:
+//!   0  offset     u64
+//!   8  seq_min    u64
+//!  16  seq_max    u64
+//!  24  bytes      u32   stored, trailer included
+//!  28  separator  u16 length, then bytes: at or after the block's last key, before the first
+//!                       key of the next block of the family
+//! ```
+
+use std::ops::Range;
+
+use crate::codec::{Decoder, Encode};
+use crate::limits::KEY_BYTES_MAX;
+use crate::table::builder::shared_prefix;
+use crate::table::format::Handle;
+
+/// What the index knows of one block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexEntry {
+    pub(crate) handle: Handle,
+    separator_end: u32,
+    pub(crate) seq_min: u64,
+    pub(crate) seq_max: u64,
+}
+
+/// The index of a table, in memory: about 50 bytes per block.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    separators: Vec<u8>,
+    entries: Vec<IndexEntry>,
+}
+
+impl Index {
+    pub(crate) fn push(&mut self, handle: Handle, seqs: (u64, u64), separator: &[u8]) {
+        self.separators.extend_from_slice(separator);
+        let separator_end = u32::try_from(self.separators.len()).expect("an index is below 4 GiB");
+        self.entries.push(IndexEntry { handle, separator_end, seq_min: seqs.0, seq_max: seqs.1 });
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Memory held, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.separators.len() + self.entries.len() * size_of::<IndexEntry>()
+    }
+
+    pub(crate) fn entry(&self, block: usize) -> Option<&IndexEntry> {
+        self.entries.get(block)
+    }
+
+    pub(crate) fn separator(&self, block: usize) -> &[u8] {
+        let end = |i: usize| self.entries.get(i).map_or(0, |e| e.separator_end as usize);
+        let start = block.checked_sub(1).map_or(0, end);
+        self.separators.get(start..end(block)).unwrap_or_default()
+    }
+
+    /// The first of `blocks` whose separator is at or after `key`; the end of `blocks` if none.
+    #[inline]
+    pub(crate) fn seek(&self, blocks: Range<usize>, key: &[u8]) -> usize {
+        let (mut low, mut high) = (blocks.start, blocks.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.separator(middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes());
+        for (block, entry) in self.entries.iter().enumerate() {
+            let separator = self.separator(block);
+            out.put_u64(entry.handle.offset);
+            out.put_u64(entry.seq_min);
+            out.put_u64(entry.seq_max);
+            out.put_u32(entry.handle.bytes);
+            out.put_u16(u16::try_from(separator.len()).expect("keys are at most 16 KiB"));
+            out.extend_from_slice(separator);
+        }
+        out
+    }
+
+    /// Reads an index whose blocks must lie one behind the other from 0 to `end`.
+    pub(crate) fn decode(content: &[u8], end: u64) -> Result<Self, &'static str> {
+        let mut decoder = Decoder::new(content);
+        let mut index = Self::default();
+        let mut expected = 0;
+        while !decoder.is_empty() {
+            let mut fields = || {
+                let offset = decoder.u64()?;
+                let seqs = (decoder.u64()?, decoder.u64()?);
+                let bytes = decoder.u32()?;
+                let length = usize::from(decoder.u16()?);
+                Some((Handle { offset, bytes }, seqs, decoder.bytes(length)?))
+            };
+            let (handle, seqs, separator) = fields().ok_or("index is cut")?;
+            if handle.offset != expected || separator.len() > KEY_BYTES_MAX {
+                return Err("index has a gap");
+            }
+            expected = handle.end();
+            index.push(handle, seqs, separator);
+        }
+        if expected != end {
+            return Err("index does not cover the blocks");
+        }
+        index.entries.shrink_to_fit();
+        index.separators.shrink_to_fit();
+        Ok(index)
+    }
+}
+
+/// A short key at or after `last` and before `next`; `last` itself if nothing is shorter.
+pub(crate) fn separator<'a>(last: &'a [u8], next: &'a [u8]) -> &'a [u8] {
+    debug_assert!(last <= next);
+    let shared = shared_prefix(last, next);
+    // One byte more of `next` is above `last`, and below `next` if more bytes follow.
+    match next.get(..shared + 1) {
+        Some(short) if short.len() < next.len() && short.len() < last.len() => short,
+        _ => last,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separator_lies_between_its_neighbours_and_is_short() {
+        let cases: [(&str, &str, &str); 5] = [
+            ("abcdef", "abzzzz", "abz"),
+            ("abc", "abc", "abc"),
+            ("abc", "abcd", "abc"),
+            ("a", "b", "a"),
+            ("apple", "b", "apple"),
+        ];
+        for (last, next, expected) in cases {
+            let found = separator(last.as_bytes(), next.as_bytes());
+            assert_eq!(found, expected.as_bytes());
+            assert!(found >= last.as_bytes() && (found < next.as_bytes() || last == next));
+        }
+    }
+
+    #[test]
+    fn index_with_a_gap_is_refused() {
+        let mut index = Index::default();
+        index.push(Handle { offset: 0, bytes: 100 }, (1, 2), b"m");
+        index.push(Handle { offset: 100, bytes: 50 }, (1, 2), b"z");
+        let content = index.encode();
+        assert_eq!(Index::decode(&content, 150).unwrap().len(), 2);
+        assert!(Index::decode(&content, 151).is_err());
+        assert!(Index::decode(&content[..content.len() - 1], 150).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! What is known of a table without reading its blocks.
+//!
+//! ```text
+//! content of the properties block:
+//!   0  floor           u64   watermark the table was written with
+//!   8  garbage         u64   records that can go once the watermark has passed
+//!  16  reclaimable_at  u64   … this revision
+//!  24  families        u32
+//!  28  per family, in order:
+//!        family        u8
+//!        blocks        u32   how many data blocks it has, behind those of the families before
+//!        records, tombstones, raw_bytes, seq_min, seq_max   u64 each
+//!        key_min, key_max   strings (u32 length, bytes)
+//! ```
+
+use bytes::Bytes;
+
+use crate::codec::{Decoder, Encode};
+use crate::limits::KEY_BYTES_MAX;
+use crate::types::Family;
+
+/// A key with its family: what tables are ordered by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FamilyKey {
+    pub(crate) family: Family,
+    pub(crate) key: Bytes,
+}
+
+/// What a table holds of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FamilyProperties {
+    pub(crate) family: Family,
+    pub(crate) blocks: u32,
+    pub(crate) records: u64,
+    pub(crate) tombstones: u64,
+    /// Keys and values before compression.
+    pub(crate) raw_bytes: u64,
+    pub(crate) seq_min: u64,
+    pub(crate) seq_max: u64,
+    pub(crate) key_min: Bytes,
+    pub(crate) key_max: Bytes,
+}
+
+/// The properties of a table; families without records are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Properties {
+    pub(crate) floor: u64,
+    pub(crate) garbage: u64,
+    pub(crate) reclaimable_at: u64,
+    pub(crate) families: Vec<FamilyProperties>,
+}
+
+impl Properties {
+    pub(crate) fn records(&self) -> u64 {
+        self.families.iter().map(|f| f.records).sum()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u64(self.floor);
+        out.put_u64(self.garbage);
+        out.put_u64(self.reclaimable_at);
+        out.put_u32(u32::try_from(self.families.len()).expect("six families"));
+        for f in &self.families {
+            out.put_u8(f.family.byte());
+            out.put_u32(f.blocks);
+            for number in [f.records, f.tombstones, f.raw_bytes, f.seq_min, f.seq_max] {
+                out.put_u64(number);
+            }
+            out.put_string(&f.key_min);
+            out.put_string(&f.key_max);
+        }
+        out
+    }
+
+    pub(crate) fn decode(content: &[u8]) -> Result<Self, &'static str> {
+        let mut decoder = Decoder::new(content);
+        let properties = Self::fields(&mut decoder).ok_or("properties are cut")?;
+        let sorted = properties.families.is_sorted_by(|a, b| a.family < b.family);
+        if !decoder.is_empty() || !sorted || properties.families.is_empty() {
+            return Err("properties are malformed");
+        }
+        Ok(properties)
+    }
+
+    fn fields(decoder: &mut Decoder<'_>) -> Option<Self> {
+        let mut properties = Self {
+            floor: decoder.u64()?,
+            garbage: decoder.u64()?,
+            reclaimable_at: decoder.u64()?,
+            families: Vec::new(),
+        };
+        let count = decoder.u32()? as usize;
+        for _ in 0..count.min(Family::COUNT) {
+            properties.families.push(FamilyProperties {
+                family: Family::from_byte(decoder.u8()?)?,
+                blocks: decoder.u32()?,
+                records: decoder.u64()?,
+                tombstones: decoder.u64()?,
+                raw_bytes: decoder.u64()?,
+                seq_min: decoder.u64()?,
+                seq_max: decoder.u64()?,
+                key_min: Bytes::copy_from_slice(decoder.string(KEY_BYTES_MAX)?),
+                key_max: Bytes::copy_from_slice(decoder.string(KEY_BYTES_MAX)?),
+            });
+        }
+        Some(properties)
+    }
+}

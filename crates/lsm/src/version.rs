@@ -1,0 +1,179 @@
+//! The tables of the tree at one moment, never changed, replaced as a whole.
+//!
+//! Invariants:
+//! * Level 0 is ordered newest first and may overlap; below it tables are sorted and disjoint.
+//! * Of one key, a higher level never holds an older version than a lower level.
+//! * `floor` is the highest watermark any table was ever written with, and at most the revision
+//!   of `point`: a read of the newest state is always possible.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::generation::Generation;
+use crate::limits::LEVELS;
+use crate::manifest::{Edit, LeveledTable};
+use crate::read::{Direction, KeyRange, Source};
+use crate::table::{Fill, LevelSource, Lookup, SeqRange, Table, TableSource};
+use crate::types::{Family, ReadPoint};
+
+/// See the module.
+pub(crate) struct Version {
+    pub(crate) generation: Arc<Generation>,
+    levels: [Vec<Arc<Table>>; LEVELS],
+    /// The durable read point: everything up to it is in the tables.
+    pub(crate) point: ReadPoint,
+    pub(crate) floor: u64,
+}
+
+impl Version {
+    /// The version `base` describes; `tables` are its tables, opened, in the same order.
+    pub(crate) fn new(
+        generation: Arc<Generation>,
+        base: &Edit,
+        tables: Vec<Arc<Table>>,
+    ) -> Result<Self> {
+        let mut levels = [const { Vec::new() }; LEVELS];
+        for (LeveledTable { level, .. }, table) in base.added.iter().zip(tables) {
+            if let Some(level) = levels.get_mut(*level) {
+                level.push(table);
+            }
+        }
+        let dir = generation.dir().to_path_buf();
+        let version = Self { generation, levels, point: base.point, floor: base.floor }.sorted();
+        version.check(&dir)?;
+        Ok(version)
+    }
+
+    /// This version after `edit`, whose tables are opened in `added`.
+    pub(crate) fn after(&self, edit: &Edit, added: &[Arc<Table>]) -> Self {
+        let mut levels = self.levels.clone();
+        for level in &mut levels {
+            level.retain(|t| !edit.removed.contains(&t.number()));
+        }
+        for (LeveledTable { level, .. }, table) in edit.added.iter().zip(added) {
+            levels[*level].push(table.clone());
+        }
+        let generation = self.generation.clone();
+        let version = Self { generation, levels, point: edit.point, floor: edit.floor }.sorted();
+        debug_assert!(version.check(Path::new("")).is_ok(), "an edit keeps levels disjoint");
+        version
+    }
+
+    fn sorted(mut self) -> Self {
+        for (number, level) in self.levels.iter_mut().enumerate() {
+            if number == 0 {
+                level.sort_by_key(|t| std::cmp::Reverse(t.number()));
+            } else {
+                level.sort_by(|a, b| a.smallest().cmp(b.smallest()));
+            }
+        }
+        self
+    }
+
+    fn check(&self, dir: &Path) -> Result<()> {
+        let disjoint = |level: &Vec<Arc<Table>>| {
+            level.windows(2).all(|pair| match pair {
+                [a, b] => a.largest() < b.smallest(),
+                _ => true,
+            })
+        };
+        if self.levels[1..].iter().all(disjoint) && self.floor <= self.point.revision.0 {
+            Ok(())
+        } else {
+            Err(Error::corrupt(dir, 0, "tables of a level overlap"))
+        }
+    }
+
+    /// This version as the first record of a manifest.
+    pub(crate) fn to_base(&self) -> Edit {
+        let leveled = |(level, tables): (usize, &Vec<Arc<Table>>)| {
+            tables.iter().map(move |t| LeveledTable { level, table: *t.descriptor() }).collect()
+        };
+        Edit {
+            is_base: true,
+            point: self.point,
+            floor: self.floor,
+            next_file: self.generation.next_file(),
+            removed: Vec::new(),
+            added: self.levels.iter().enumerate().flat_map(|l| -> Vec<_> { leveled(l) }).collect(),
+        }
+    }
+
+    pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
+        self.levels.get(level).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn level_bytes(&self, level: usize) -> u64 {
+        self.level(level).iter().map(|t| t.bytes()).sum()
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.levels.iter().flatten()
+    }
+
+    /// The newest record of `key` with a sequence number of at most `seq_max`.
+    pub(crate) fn get(
+        &self,
+        family: Family,
+        key: &[u8],
+        hash: u64,
+        seq_max: u64,
+        fill: Fill,
+    ) -> Result<Lookup> {
+        for table in &self.levels[0] {
+            match table.get(family, key, hash, seq_max, fill)? {
+                Lookup::Absent => {}
+                decided => return Ok(decided),
+            }
+        }
+        for level in &self.levels[1..] {
+            let Some(table) = table_of(level, family, key) else { continue };
+            match table.get(family, key, hash, seq_max, fill)? {
+                Lookup::Absent => {}
+                decided => return Ok(decided),
+            }
+        }
+        Ok(Lookup::Absent)
+    }
+
+    /// Streams of all tables over `range`, newest first.
+    pub(crate) fn sources(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        direction: Direction,
+        seqs: SeqRange,
+        out: &mut Vec<Source>,
+    ) -> Result<()> {
+        for table in &self.levels[0] {
+            if table.family(family).is_some_and(|f| range.touches(f)) {
+                let table = table.clone();
+                let source = TableSource::new(table, family, range, direction, seqs)?;
+                out.push(Source::Table(source));
+            }
+        }
+        for level in self.levels[1..].iter().filter(|level| !level.is_empty()) {
+            let source = LevelSource::new(level, family, range, direction, seqs)?;
+            out.push(Source::Level(source));
+        }
+        Ok(())
+    }
+
+    /// Whether a table below `level` may hold `key`.
+    pub(crate) fn has_below(&self, level: usize, family: Family, key: &[u8]) -> bool {
+        self.levels.iter().skip(level + 1).any(|tables| {
+            table_of(tables, family, key)
+                .is_some_and(|t| (t.smallest().family, t.smallest().key.as_ref()) <= (family, key))
+        })
+    }
+}
+
+/// The only table of a sorted level that can hold `key`.
+fn table_of<'a>(level: &'a [Arc<Table>], family: Family, key: &[u8]) -> Option<&'a Arc<Table>> {
+    let at = level.partition_point(|t| {
+        let largest = t.largest();
+        (largest.family, largest.key.as_ref()) < (family, key)
+    });
+    level.get(at)
+}
