@@ -1,7 +1,7 @@
 //! A bounded pool of named threads for work that blocks: disk reads, flushes, compactions.
 //!
-//! tokio's own blocking pool is one for all purposes, up to 512 threads, with an unbounded queue: a slow
-//! disk then shows as memory growth far from its cause. A pool here has a purpose, a
+//! tokio's own blocking pool is one for all purposes, up to 512 threads, with an unbounded queue:
+//! a slow disk then shows as memory growth far from its cause. A pool here has a purpose, a
 //! size and a queue that says no.
 
 use std::collections::VecDeque;

@@ -128,7 +128,7 @@ impl SimClock {
         self.change(|reading| reading.wall = reading.wall.saturating_sub(by));
     }
 
-    /// Both clocks stop, as a broken machine's do. (A paused process is not this: its clocks go on.)
+    /// Both clocks stop, as a broken machine's do. A paused process is not this: its clocks go on.
     pub fn freeze(&self) {
         self.change(|reading| reading.frozen = true);
     }

@@ -186,7 +186,8 @@ impl Content {
     }
 
     /// The file as a power cut may leave it: every block of `block_bytes` (512 or 4,096) has its
-    /// newest version with `keep_percent`, else the next older one likewise, down to the durable one.
+    /// newest version with `keep_percent`, else the next older one likewise, and at last the
+    /// durable one.
     pub(super) fn after_crash(
         &self,
         keep_percent: u8,

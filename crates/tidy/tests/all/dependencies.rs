@@ -1,0 +1,80 @@
+//! What comes in from outside: licences, duplicates, sources, features.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_tidy::{Workspace, allowed, is_allowed_by, root};
+
+use crate::none;
+
+/// Licences under which Holdfast may ship what it links, itself under Apache-2.0: permissive ones,
+/// and none that ask more than to be named.
+const LICENCES: [&str; 11] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Zlib",
+];
+
+#[test]
+fn every_dependency_has_an_accepted_licence() {
+    let packages = Workspace::load().external;
+    assert!(packages.len() > 50, "cargo names the dependencies: {}", packages.len());
+    let bad = packages.iter().filter(|package| !is_allowed_by(&package.licence, &LICENCES));
+    let bad = bad.map(|p| format!("{} {}: {:?}", p.name, p.version, p.licence));
+    none(bad.collect(), "licences that are not on the list:");
+}
+
+#[test]
+fn a_library_is_compiled_once_unless_the_list_says_why_not() {
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in Workspace::load().external {
+        versions.entry(package.name).or_default().insert(package.version);
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    let allowed = allowed("duplicates");
+    let is_listed = |name: &String| allowed.iter().any(|a| a.what == *name);
+    let duplicate = versions.iter().filter(|(name, _)| !is_listed(name));
+    let mut found: Vec<String> =
+        duplicate.map(|(name, versions)| format!("{name}: {versions:?}")).collect();
+    let needless = allowed.iter().filter(|a| !versions.contains_key(&a.what));
+    found.extend(needless.map(|a| format!("{} is listed and no longer a duplicate", a.what)));
+    none(found, "two versions of one library (allow/duplicates.txt):");
+}
+
+#[test]
+fn every_dependency_comes_from_the_public_registry() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock is committed");
+    let expected = "registry+https://github.com/rust-lang/crates.io-index";
+    let sources = lock.lines().filter_map(|line| line.strip_prefix("source = "));
+    let other = sources.map(|source| source.trim_matches('"')).filter(|s| *s != expected);
+    none(other.map(str::to_owned).collect(), "sources other than the public registry:");
+}
+
+#[test]
+fn seeded_defects_are_switched_on_by_no_default_and_no_dependency() {
+    let mut found = Vec::new();
+    for package in Workspace::load().members {
+        let mut open = vec!["default".to_owned()];
+        let mut seen = BTreeSet::new();
+        while let Some(feature) = open.pop() {
+            let name = feature.rsplit('/').next().unwrap_or(&feature).to_owned();
+            if name == "defects" {
+                found.push(format!("{} has it by default", package.name));
+            }
+            if seen.insert(feature.clone()) {
+                open.extend(package.features.get(&feature).into_iter().flatten().cloned());
+            }
+        }
+        let asked =
+            package.dependencies.iter().filter(|d| d.features.iter().any(|f| f == "defects"));
+        found.extend(asked.map(|d| format!("{} asks {} for it", package.name, d.name)));
+    }
+    none(found, "the feature `defects` must be absent from a release:");
+}
