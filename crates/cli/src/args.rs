@@ -27,10 +27,12 @@ pub struct Cli {
     #[arg(long, global = true, env = "HOLDFAST_KEYSPACE", default_value = "default")]
     pub keyspace: String,
     /// How answers are printed.
-    #[arg(short, long, global = true, env = "HOLDFAST_OUTPUT", value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, env = "HOLDFAST_OUTPUT", value_enum)]
+    #[arg(default_value_t = Output::Table)]
     pub output: Output,
     /// Give up after this long (0.1s … 60s).
-    #[arg(long, global = true, env = "HOLDFAST_TIMEOUT", default_value = "5s", value_parser = duration)]
+    #[arg(long, global = true, env = "HOLDFAST_TIMEOUT")]
+    #[arg(default_value = "5s", value_parser = duration)]
     pub timeout: Duration,
     /// The first endpoint answers itself; nothing is routed to another node.
     #[arg(long, global = true)]
@@ -335,10 +337,12 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(16..=4096))]
     pub key_bytes: u32,
     /// Bytes of a value.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_485_760))]
+    #[arg(long, default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_485_760))]
     pub value_bytes: u32,
     /// How many different keys.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
     /// Also write the result as a page.
     #[arg(long, value_name = "OUT.html")]

@@ -170,7 +170,7 @@ pub struct LockOutcome {
     /// Range time until which the standing lives without a keep-alive, milliseconds; 0 where the
     /// caller is absent.
     pub expires_at_ms: u64,
-    /// A release: whether it gave up a lock or a place. Other operations: whether something changed.
+    /// A release: whether it gave up a lock or a place. Else: whether something changed.
     pub changed: bool,
     /// The lock as it is now.
     pub state: LockState,

@@ -19,7 +19,8 @@ use crate::Placement;
 const CYCLES_MAX: usize = 4_096;
 
 /// The target leaders for `placement` while only `healthy` nodes can lead. Ranges without a
-/// healthy replica are left out. Where every node could take any range, loads differ by one at most.
+/// healthy replica are left out. Where every node could take any range, loads differ by one at
+/// most.
 ///
 /// Cost: proportional to replicas times leaderships that must leave their preferred node; some
 /// milliseconds for thousands of ranges.
@@ -181,8 +182,8 @@ impl Layout {
 
     /// The cheapest arc between any two nodes, and arcs through one point per load.
     ///
-    /// A path from a node to one that leads one less is as good as a cycle: their loads change places.
-    /// It is closed by two arcs that move nothing, by way of the point of the smaller load.
+    /// A path from a node to one that leads one less is as good as a cycle: their loads change
+    /// places. It is closed by two arcs that move nothing, by way of the point of the smaller load.
     fn arcs(&self) -> Vec<Arc> {
         let mut arcs: BTreeMap<(usize, usize), Arc> = BTreeMap::new();
         for from in 0..self.nodes.len() {

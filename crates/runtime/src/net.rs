@@ -193,8 +193,8 @@ impl Listener for RealListener {
 }
 
 /// The connections of `listener`, as `serve_with_incoming_shutdown` of tonic takes them. Never
-/// ends and never fails: a connection that broke before it was accepted is skipped, and where the process
-/// is out of descriptors it rests a moment, since failing would end the server.
+/// ends and never fails: a connection that broke before it was accepted is skipped, and where the
+/// process is out of descriptors it rests a moment, since failing would end the server.
 pub fn incoming(
     listener: Box<dyn Listener>,
 ) -> impl futures_util::Stream<Item = io::Result<Stream>> + Send {

@@ -122,7 +122,8 @@ pub fn write(format: Format, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Res
             if key.iter().any(|b| matches!(b, b'\t' | b'\n')) || value.contains(&b'\n') {
                 let key = String::from_utf8_lossy(key);
                 return Err(format!(
-                    "key {key:?} or its value has a TAB or LF that TSV cannot hold; use --format jsonl"
+                    "key {key:?} or its value has a TAB or LF that TSV cannot hold; \
+                     use --format jsonl"
                 ));
             }
             out.extend_from_slice(key);

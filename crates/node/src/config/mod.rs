@@ -65,7 +65,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// No such key.
-    #[error("{origin}: unknown key `{key}`{}", nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default())]
+    #[error("{origin}: unknown key `{key}`{}", did_you_mean(nearest.as_deref()))]
     UnknownKey {
         /// Which source.
         origin: String,
@@ -82,6 +82,10 @@ pub enum ConfigError {
         /// What is wrong, with the limit.
         problem: String,
     },
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default()
 }
 
 impl ConfigError {

@@ -1,4 +1,4 @@
-//! The calling side of one stream while it is up: what waits for an answer, and handing out answers.
+//! The calling side of a stream while it is up: what waits for an answer, and handing out answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -17,7 +17,8 @@
 //!      0     1  format: 1
 //!      1     1  configurations: 1 if uniform, 2 if joint (0: none yet)
 //!      2     2  replicas, voters and learners
-//!      4  17×n  per replica, ascending: id (8), node (8), bit i set if voter in configuration i (1)
+//!      4  17×n  per replica, ascending: id (8), node (8), mask (1: bit i = voter in
+//!              configuration i)
 //! ```
 //! Entry payload: empty is a blank entry; a first byte 0 (which no protobuf message begins with) is
 //! followed by a membership; anything else is an encoded `kv::Envelope`.
@@ -185,7 +186,9 @@ mod tests {
 
     fn joint() -> Membership {
         let nodes: BTreeMap<_, _> =
-            [(1000, 1), (1001, 2), (1002, 3), (1003, 4)].map(|(r, n)| (ReplicaId(r), Host(NodeId(n)))).into();
+            [(1000, 1), (1001, 2), (1002, 3), (1003, 4)]
+                .map(|(r, n)| (ReplicaId(r), Host(NodeId(n))))
+                .into();
         let voters = vec![
             BTreeSet::from([ReplicaId(1000), ReplicaId(1001)]),
             BTreeSet::from([ReplicaId(1001), ReplicaId(1002)]),
@@ -212,7 +215,8 @@ mod tests {
     fn memberships_keep_their_bytes() {
         let bytes = encode_membership(&joint());
         let mut golden = vec![1, 2, 4, 0];
-        for (replica, node, mask) in [(1000_u64, 1_u64, 1), (1001, 2, 3), (1002, 3, 2), (1003, 4, 0)] {
+        let replicas = [(1000_u64, 1_u64, 1), (1001, 2, 3), (1002, 3, 2), (1003, 4, 0)];
+        for (replica, node, mask) in replicas {
             golden.extend(replica.to_le_bytes());
             golden.extend(node.to_le_bytes());
             golden.push(mask);
