@@ -196,10 +196,10 @@ impl Reader {
     /// The revision the range's history allows to compact to at range time `now_ms`; what a
     /// leader proposes as `Compact`. None where there is nothing to gain.
     pub fn compactable(&self, now_ms: u64) -> Option<Revision> {
-        let newest = self.point().revision;
+        let point = self.point();
         let published = self.shared.published.load();
         let history = published.truth?.history;
-        compactable(history, &published.marks, newest, published.compacted, now_ms)
+        compactable(history, &published.marks, point, published.compacted, now_ms)
     }
 
     /// The entry of `key`.
@@ -442,7 +442,8 @@ impl Reader {
         Ok(keys)
     }
 
-    /// A lock as it stands at the newest read point; a holder whose time has come is not shown.
+    /// A lock as it stands at the newest read point; a holder whose time has come is not shown,
+    /// one that lives by a lease is shown with the expiry of the lease.
     ///
     /// # Errors
     /// [`Error::WrongSpan`]; otherwise as [`Reader::lease`].
@@ -456,13 +457,12 @@ impl Reader {
             return Ok(LockState::default());
         };
         let mut lock: LockRecord = unseal("lock", record.value)?;
-        if let Some(holder) = &lock.holder {
-            let lease = self.lease(LeaseId(holder.lease))?;
-            let expires_at_ms = match holder.lease {
-                0 => holder.expires_at_ms,
-                _ => lease.map_or(0, |lease| lease.expires_at_ms),
-            };
-            if expires_at_ms <= clock_ms {
+        if let Some(holder) = &mut lock.holder {
+            if holder.lease != 0 {
+                let lease = self.lease(LeaseId(holder.lease))?;
+                holder.expires_at_ms = lease.map_or(0, |lease| lease.expires_at_ms);
+            }
+            if holder.expires_at_ms <= clock_ms {
                 lock.holder = None;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_lsm::Family;
+use holdfast_lsm::{Family, ReadPoint};
 use holdfast_model::{History, KeyspaceId, RangeEpoch, RangeId, Revision, Span};
 
 use super::{Applier, Step};
@@ -120,21 +120,26 @@ fn spacing_ms(kept: Duration) -> u64 {
 pub(crate) fn compactable(
     history: History,
     marks: &[Mark],
-    newest: Revision,
+    point: ReadPoint,
     compacted: Revision,
     now_ms: u64,
 ) -> Option<Revision> {
+    let newest = point.revision.0;
     let target = match history {
         History::Manual => None,
-        History::Latest => Some(newest.0),
-        History::Revisions(count) => newest.0.checked_sub(count),
+        History::Latest => Some(newest),
+        History::Revisions(count) => newest.checked_sub(count),
         History::Duration(kept) => {
             let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
             let horizon_ms = now_ms.checked_sub(kept_ms)?;
-            marks.iter().rev().find(|mark| mark.clock_ms <= horizon_ms).map(|mark| mark.revision)
+            let mark = marks.iter().rev().find(|mark| mark.clock_ms <= horizon_ms);
+            // Nothing was changed since the range's clock stood there.
+            let idle = (point.clock_ms <= horizon_ms).then_some(newest);
+            idle.or(mark.map(|mark| mark.revision))
         }
     };
-    target.map(Revision).filter(|revision| *revision > compacted && *revision <= newest)
+    // Before revision 2 there is nothing to give up.
+    target.map(Revision).filter(|revision| *revision > compacted.max(Revision(1)))
 }
 
 #[cfg(test)]
@@ -146,17 +151,22 @@ mod tests {
         let marks: Vec<Mark> =
             (1..=5).map(|i| Mark { clock_ms: i * 1_000, revision: i * 10 }).collect();
         let history = History::Duration(Duration::from_millis(2_500));
-        let at = |now_ms| compactable(history, &marks, Revision(99), Revision(10), now_ms);
+        let point = ReadPoint { revision: Revision(99), clock_ms: 70_000, ..ReadPoint::default() };
+        let at = |now_ms| compactable(history, &marks, point, Revision(10), now_ms);
         assert_eq!(at(2_000), None, "before one history has passed");
         assert_eq!(at(3_600), None, "the mark at 1 s is compacted already");
         assert_eq!(at(4_499), None);
         assert_eq!(at(4_500), Some(Revision(20)));
-        assert_eq!(at(60_000), Some(Revision(50)));
+        assert_eq!(at(72_499), Some(Revision(50)));
+        assert_eq!(at(72_500), Some(Revision(99)), "nothing has changed for one history");
     }
 
     #[test]
     fn histories_by_revision_keep_their_count() {
-        let at = |history, newest| compactable(history, &[], Revision(newest), Revision(5), 0);
+        let at = |history, newest| {
+            let point = ReadPoint { revision: Revision(newest), ..ReadPoint::default() };
+            compactable(history, &[], point, Revision(5), 0)
+        };
         assert_eq!(at(History::Revisions(10), 9), None);
         assert_eq!(at(History::Revisions(10), 15), None);
         assert_eq!(at(History::Revisions(10), 16), Some(Revision(6)));
