@@ -13,7 +13,6 @@ use holdfast_runtime::{Stop, Tasks};
 use holdfast_wire::peer::v1 as wire;
 use holdfast_wire::peer::v1::hello::Class;
 use holdfast_wire::peer::v1::peer_server::{Peer, PeerServer};
-use holdfast_wire::v1::{MapRequest, MapResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
@@ -45,14 +44,11 @@ pub trait SystemHandler: Send + Sync + 'static {
         request: wire::CreateReplicaRequest,
     ) -> BoxFuture<'static, Result<(), Status>>;
 
-    /// Looks for evidence that a replica was removed, and destroys it then.
-    fn destroy_replica(
+    /// Hands over the leadership of a range this node leads.
+    fn transfer_leadership(
         &self,
-        request: wire::DestroyReplicaRequest,
-    ) -> BoxFuture<'static, Result<(), Status>>;
-
-    /// The map, then again after every change.
-    fn watch_map(&self) -> BoxStream<'static, MapResponse>;
+        request: wire::TransferLeadershipRequest,
+    ) -> BoxFuture<'static, wire::TransferLeadershipResponse>;
 }
 
 /// The service; one per node, cloned for every reactor.
@@ -158,7 +154,6 @@ type Frames = Pin<Box<dyn Stream<Item = Result<wire::Frame, Status>> + Send>>;
 impl Peer for PeerService {
     type ExchangeStream = Frames;
     type ForwardWatchStream = BoxStream<'static, Result<wire::ForwardWatchResponse, Status>>;
-    type WatchMapStream = BoxStream<'static, Result<MapResponse, Status>>;
 
     async fn handshake(
         &self,
@@ -269,21 +264,13 @@ impl Peer for PeerService {
         Ok(Response::new(wire::CreateReplicaResponse {}))
     }
 
-    async fn destroy_replica(
+    async fn transfer_leadership(
         &self,
-        request: Request<wire::DestroyReplicaRequest>,
-    ) -> Result<Response<wire::DestroyReplicaResponse>, Status> {
+        request: Request<wire::TransferLeadershipRequest>,
+    ) -> Result<Response<wire::TransferLeadershipResponse>, Status> {
         let request = request.into_inner();
         self.check_cluster(&request.cluster_id)?;
-        self.system.destroy_replica(request).await?;
-        Ok(Response::new(wire::DestroyReplicaResponse {}))
-    }
-
-    async fn watch_map(
-        &self,
-        _: Request<MapRequest>,
-    ) -> Result<Response<Self::WatchMapStream>, Status> {
-        Ok(Response::new(self.system.watch_map().map(Ok).boxed()))
+        Ok(Response::new(self.system.transfer_leadership(request).await))
     }
 }
 

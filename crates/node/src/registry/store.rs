@@ -161,16 +161,16 @@ impl Store {
         Ok(())
     }
 
-    /// Directories of replicas the journal does not know: left behind by a crash.
-    pub(super) fn remove_strays(&self) -> Result<(), RegistryError> {
+    /// Names directories of replicas the journal does not know. They are left alone: that a
+    /// journal knows nothing of a replica is no evidence that it may be destroyed.
+    pub(super) fn report_strays(&self, hit: &[GroupId]) -> Result<(), RegistryError> {
         let ranges = self.data_dir.join("ranges");
         self.doors.disk.create_dir_all(&ranges)?;
-        let known: Vec<_> =
-            self.journal.groups().into_iter().map(|group| self.replica_dir(group)).collect();
+        let groups = self.journal.groups().into_iter().chain(hit.iter().copied());
+        let known: Vec<_> = groups.map(|group| self.replica_dir(group)).collect();
         for path in self.doors.disk.list(&ranges)? {
             if !known.contains(&path) {
-                tracing::warn!(path = %path.display(), "removing a directory no replica owns");
-                self.doors.disk.remove_dir_all(&path)?;
+                tracing::warn!(path = %path.display(), "no replica owns this directory");
             }
         }
         Ok(())
