@@ -131,9 +131,7 @@ impl Layout {
         Ok(format!(
             "# Node {i} of a local cluster; every key is described in config/reference.toml.\n\
              [node]\ndata_dir = {:?}\n\n\
-             [client]\nlisten = {:?}\n\n\
-             [peer]\nlisten = {:?}\n\n\
-             [http]\nlisten = {:?}\n\n\
+             [listen]\nclient = {:?}\npeer = {:?}\nhttp = {:?}\n\n\
              [cluster]\nseeds = [{}]\n",
             data.display().to_string(),
             self.client(i),
