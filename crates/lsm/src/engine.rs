@@ -31,7 +31,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the engine in `dir`, creating it if there is none.
+    /// Opens the engine in `dir`, creating it if there is none. The directory `dir` lies in
+    /// should exist durably; only the entry of `dir` itself is made durable here.
     ///
     /// `durable` is asked before anything becomes durable here, so that the engine never gets
     /// ahead of the journal. Cost: every table's footer, index and filter is read.

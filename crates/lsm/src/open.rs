@@ -136,11 +136,7 @@ fn current_generation(disk: &dyn Disk, entropy: &dyn Entropy, dir: &Path) -> Res
     if disk.exists(&gone).map_err(failed("look for", &gone))? {
         disk.remove_dir_all(&gone).map_err(failed("delete", &gone))?;
     }
-    if !disk.exists(dir).map_err(failed("look for", dir))? {
-        disk.create_dir_all(dir).map_err(failed("create", dir))?;
-        let parent = parent_of(dir);
-        disk.sync_dir(parent).map_err(|e| Error::durable("sync", parent, e))?;
-    }
+    disk.create_dir_all(dir).map_err(failed("create", dir))?;
     let current = dir.join(CURRENT_NAME);
     match read_current(disk, &current)? {
         Some(number) => Ok(number),
@@ -160,7 +156,10 @@ fn found(disk: &dyn Disk, entropy: &dyn Entropy, dir: &Path, current: &Path) -> 
     disk.create_dir_all(&generation).map_err(|e| Error::unreferenced("create", &generation, e))?;
     let base = Edit { is_base: true, next_file: 1, ..Edit::default() };
     ManifestLog::create(disk, entropy, &generation.join(MANIFEST_NAME), &base)?;
-    disk.sync_dir(dir).map_err(|e| Error::durable("sync", dir, e))?;
+    // Whoever created the directory may have ended before its name was durable.
+    for dir in [dir, parent_of(dir)] {
+        disk.sync_dir(dir).map_err(|e| Error::durable("sync", dir, e))?;
+    }
     write_current(disk, current, FIRST_GENERATION)?;
     Ok(FIRST_GENERATION)
 }

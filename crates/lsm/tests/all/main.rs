@@ -1,3 +1,5 @@
 //! The engine from outside.
 
+mod harness;
 mod memory;
+mod model;
