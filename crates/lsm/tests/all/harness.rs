@@ -91,7 +91,7 @@ pub fn small_options() -> EngineOptions {
         level0_tables_slow: 8,
         level_base_bytes: 16 << 10,
         level_multiplier: 3,
-        manifest_bytes_max: 4 << 10,
+        manifest_bytes_max: 1 << 10,
     }
 }
 
@@ -167,10 +167,6 @@ impl World {
     pub fn put(&mut self, key: &str, value: &str) {
         let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
         self.write(&[(Family::Data, key, Some(value))]);
-    }
-
-    pub fn delete(&mut self, key: &str) {
-        self.write(&[(Family::Data, Bytes::from(key.to_owned()), None)]);
     }
 
     pub fn set_watermark(&mut self, revision: u64) {

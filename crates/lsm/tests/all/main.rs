@@ -1,5 +1,8 @@
 //! The engine from outside.
 
+mod crash;
+mod damage;
+mod golden;
 mod harness;
 mod memory;
 mod model;

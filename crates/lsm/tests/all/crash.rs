@@ -1,0 +1,187 @@
+//! A power cut during any disk operation leaves a whole, earlier state.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use holdfast_env::sim::SimDisk;
+use holdfast_lsm::{Error, Family, Staging};
+
+use crate::harness::{World, check, open_engine, small_options};
+
+const KEEP_PERCENT: [u8; 5] = [0, 5, 50, 95, 100];
+
+/// Writes, flushes, compacts and cleans a little of everything.
+fn workload(world: &mut World) -> Result<(), Error> {
+    for round in 0..8u32 {
+        for n in 0..30 {
+            let key = Bytes::from(format!("key-{:02}", (n * 7 + round) % 40));
+            let value = (n % 9 != 0).then(|| Bytes::from(vec![b'a' + round as u8; 60]));
+            let applied = (Family::Meta, Bytes::from_static(b"applied"), Some(Bytes::from("x")));
+            world.write(&[(Family::Data, key, value), applied]);
+        }
+        if round % 3 == 2 {
+            world.set_watermark(world.model.point.revision.0 - 20);
+        }
+        world.engine.seal();
+        world.work()?;
+    }
+    Ok(())
+}
+
+/// Runs `workload` on a disk that loses power at its `cut`-th mutation.
+fn cut_at(cut: u64) -> Option<(World, bool)> {
+    let disk = SimDisk::new();
+    disk.cut_power_at(Some(cut));
+    let mut world = World::on(disk, small_options()).ok()?;
+    let is_whole = workload(&mut world).is_ok();
+    Some((world, is_whole))
+}
+
+#[test]
+fn power_cut_at_any_operation_leaves_a_whole_durable_point() {
+    // Making /data is the harness's own doing; the engine's first operation follows it.
+    let first_cut = 3;
+    for cut in first_cut.. {
+        let Some((mut world, is_whole)) = cut_at(cut) else {
+            continue;
+        };
+        assert!(cut < 10_000, "the workload never ends");
+        let model = world.model.clone();
+        let known = world.engine.durable_point();
+        for (seed, keep) in KEEP_PERCENT.into_iter().enumerate() {
+            let image = world.disk.crash(keep, cut * 10 + seed as u64);
+            world.model = model.clone();
+            world.reopen_on(image).unwrap_or_else(|e| panic!("cut {cut}, keep {keep}: {e}"));
+            assert!(world.model.point.index >= known.index, "cut {cut}, keep {keep}");
+            world.check();
+        }
+        if is_whole {
+            return;
+        }
+    }
+}
+
+#[test]
+fn power_cut_while_the_engine_is_founded_leaves_nothing_or_an_empty_engine() {
+    for cut in 3.. {
+        let disk = SimDisk::new();
+        disk.cut_power_at(Some(cut));
+        let is_founded = World::on(disk.clone(), small_options()).is_ok();
+        for keep in KEEP_PERCENT {
+            let mut world = World::on(disk.crash(keep, cut), small_options())
+                .unwrap_or_else(|e| panic!("cut {cut}, keep {keep}: {e}"));
+            world.put("it", "works");
+            world.flush();
+            world.check();
+        }
+        if is_founded {
+            return;
+        }
+    }
+}
+
+fn source() -> World {
+    let mut world = World::new(small_options());
+    workload(&mut world).unwrap();
+    world.flush();
+    world
+}
+
+fn stage(receiver: &World, source: &World) -> Result<std::path::PathBuf, Error> {
+    let snapshot = source.engine.pin();
+    let disk = Arc::new(receiver.disk.clone());
+    let staging = Staging::create(disk, Path::new("/data/staging"), snapshot.manifest())?;
+    for (number, file) in snapshot.files().iter().enumerate() {
+        let chunk = snapshot.read_chunk(number, 0, 1 << 20)?;
+        staging.write(&file.name, 0, &chunk)?;
+    }
+    staging.finish()
+}
+
+#[test]
+fn power_cut_during_a_snapshot_install_leaves_the_old_state_or_the_new() {
+    let source = source();
+    let (mut saw_old, mut saw_new) = (false, false);
+    for cut in 1.. {
+        let mut receiver = World::new(small_options());
+        receiver.put("old", "state");
+        receiver.flush();
+        let before = receiver.disk.counters().mutations;
+        receiver.disk.cut_power_at(Some(before + cut));
+        let outcome = stage(&receiver, &source).and_then(|d| receiver.engine.replace_from(&d, 0));
+        for keep in KEEP_PERCENT {
+            let image = receiver.disk.crash(keep, cut);
+            let engine =
+                open_engine(&image, &receiver.dir, &receiver.durable, &receiver.options, 9)
+                    .unwrap_or_else(|e| panic!("cut {cut}, keep {keep}: {e}"));
+            let is_new = engine.read_point() == source.model.point;
+            assert!(is_new || outcome.is_err(), "an installed snapshot was lost");
+            check(&engine, if is_new { &source.model } else { &receiver.model });
+            (saw_old, saw_new) = (saw_old || !is_new, saw_new || is_new);
+        }
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    assert!(saw_old && saw_new);
+}
+
+#[test]
+fn power_cut_during_destruction_leaves_everything_or_nothing() {
+    for cut in 1.. {
+        let mut world = source();
+        let before = world.disk.counters().mutations;
+        world.disk.cut_power_at(Some(before + cut));
+        let outcome = world.engine.destroy();
+        for keep in KEEP_PERCENT {
+            let image = world.disk.crash(keep, cut);
+            let engine = open_engine(&image, &world.dir, &world.durable, &world.options, 9)
+                .unwrap_or_else(|e| panic!("cut {cut}, keep {keep}: {e}"));
+            if engine.read_point() == world.model.point {
+                assert!(outcome.is_err(), "a destroyed engine came back");
+                check(&engine, &world.model);
+            } else {
+                assert_eq!(engine.stats().level_tables, [0; 7]);
+            }
+        }
+        if outcome.is_ok() {
+            world.disk = world.disk.crash(100, 0);
+            return;
+        }
+    }
+}
+
+#[test]
+fn nothing_becomes_durable_before_the_journal_is() {
+    let mut world = World::new(small_options());
+    world.durable.store(0, Ordering::Relaxed);
+    world.put("a", "1");
+    world.engine.seal();
+    world.put("a", "2");
+    assert!(world.engine.next_job().is_none(), "the gate of the first memtable is 1");
+    world.durable.store(1, Ordering::Relaxed);
+    world.work().unwrap();
+    assert_eq!(world.engine.durable_point().index.0, 1);
+    world.engine.seal();
+    assert!(world.engine.next_job().is_none(), "the gate of the second memtable is 2");
+    world.check();
+    world.restart();
+    assert_eq!(world.model.point.index.0, 1);
+    world.check();
+}
+
+#[test]
+fn snapshot_waits_for_the_journal_before_it_is_installed() {
+    let source = source();
+    let mut receiver = World::new(small_options());
+    receiver.durable = Arc::new(AtomicU64::new(5));
+    receiver.restart();
+    let staged = stage(&receiver, &source).unwrap();
+    let early = receiver.engine.replace_from(&staged, 6);
+    assert!(matches!(early, Err(Error::NotDurable { gate: 6, durable: 5 })));
+    receiver.durable.store(6, Ordering::Relaxed);
+    receiver.engine.replace_from(&staged, 6).unwrap();
+    check(&receiver.engine, &source.model);
+}
