@@ -486,7 +486,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn as_unknown(error: &Error) -> Error {
+pub(crate) fn as_unknown(error: &Error) -> Error {
     match error {
         Error::Unknown(_) => error.clone(),
         other => Error::Unknown(format!("after an attempt without an answer: {other}")),

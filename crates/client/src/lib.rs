@@ -21,24 +21,49 @@
 //! * No lock is held over an await; the hot path takes one, for the numbering of mutations.
 //! Source: `api.md` (sessions, errors), `consensus.md` (outcomes).
 
+mod batch;
 mod call;
 mod client;
+mod cluster;
+mod counter;
 mod doors;
+mod election;
 mod error;
+mod lease;
+mod lock;
 mod map;
 mod method;
 mod mutate;
+mod operation;
 mod options;
+mod prefix;
 mod read;
+mod scan;
 mod session;
+mod streams;
 mod transport;
+mod txn;
 mod types;
+mod watch;
 mod write;
 
+pub use batch::{Batch, BatchAnswer, BatchGet, BatchGetAnswer};
 pub use client::{Client, ClientBuilder};
+pub use cluster::{Cluster, Founded, NodeStatus, ReplicaStatus};
+pub use counter::{COUNTER_SHARDS_MAX, Counter};
 pub use doors::Doors;
+pub use election::{Election, Leader};
 pub use error::Error;
-pub use holdfast_model::{LeaseId, NodeId, RangeId, Revision};
+pub use holdfast_model::{
+    ClusterId, ClusterMap, History, KeyspaceDescriptor, LeaseId, NodeId, RangeId, Revision,
+};
+pub use lease::{GrantLease, KeepAlive, Lease, LeaseState};
+pub use lock::{Lock, LockGuard, LockState};
+pub use operation::{Compare, Operation, Relation};
+pub use prefix::DeletePrefix;
 pub use read::{Get, GetAnswer};
+pub use scan::{Scan, ScanBuilder, ScanPage};
+pub use txn::{Txn, TxnAnswer, TxnResult};
 pub use types::{Condition, Entry, FollowerChoice, Origin, ReadLevel, ReadPoint, Staleness};
+pub use watch::{Event, EventKind, Watch, WatchBatch, WatchBuilder};
 pub use write::{Delete, DeleteAnswer, Increment, IncrementAnswer, Put, PutAnswer};

@@ -159,10 +159,6 @@ impl Pool {
         Self { doors, connect_timeout, seeds, by_address, turn: AtomicUsize::new(turn) }
     }
 
-    pub(crate) fn doors(&self) -> &Doors {
-        &self.doors
-    }
-
     pub(crate) fn first_seed(&self) -> Option<&Arc<Connection>> {
         self.seeds.first()
     }

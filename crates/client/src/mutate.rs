@@ -28,17 +28,8 @@ macro_rules! tagged {
 tagged!(PutRequest, DeleteRequest, IncrementRequest, TxnRequest);
 tagged!(LeaseGrantRequest, LeaseRevokeRequest);
 
-impl Tagged for v1::BatchWriteRequest {
-    fn set_session(&mut self, tag: v1::SessionTag) {
-        for (item, seq) in self.items.iter_mut().zip(tag.seq..) {
-            item.seq = seq;
-        }
-        self.session = Some(tag);
-    }
-}
-
 impl Client {
-    /// Makes `request`, `count` operations at `position`, happen exactly once (at most once
+    /// Makes `request`, one operation at `position`, happen exactly once (at most once
     /// without sessions).
     ///
     /// # Errors
@@ -48,7 +39,6 @@ impl Client {
         method: &Method<Q, S>,
         mut request: Q,
         position: u64,
-        count: usize,
         limit: Limit,
     ) -> Result<S, Error> {
         let target = Target::Position(&self.keyspace, position);
@@ -70,7 +60,7 @@ impl Client {
                 }
                 Err(error) => return Err(error),
             };
-            let begin = self.inner.sessions.begin(&session, count);
+            let begin = self.inner.sessions.begin(&session, 1);
             let Ok(ticket) = limit.deadline.limit(begin).await else {
                 let last = "too many operations of this client are under way".to_owned();
                 return Err(Error::Deadline { deadline: limit.total, last });

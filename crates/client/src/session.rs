@@ -201,12 +201,8 @@ impl Ticket {
         self.session.identity.generation
     }
 
-    /// Number of the first operation; the others follow.
-    pub(crate) fn first(&self) -> u64 {
-        self.first
-    }
-
-    /// What the request carries, the same in every attempt.
+    /// What the request carries, the same in every attempt: the number of the first operation,
+    /// which the others follow.
     pub(crate) fn tag(&self) -> v1::SessionTag {
         v1::SessionTag {
             client_id: self.session.identity.bytes.clone(),
@@ -240,7 +236,7 @@ mod tests {
         let a = sessions.begin(&session, 1).await;
         let b = sessions.begin(&session, 3).await;
         let c = sessions.begin(&session, 1).await;
-        assert_eq!((a.first(), b.first(), c.first()), (1, 2, 5));
+        assert_eq!((a.first, b.first, c.first), (1, 2, 5));
         assert_eq!(c.tag().watermark, 1);
         drop(b);
         assert_eq!(session.watermark(), Some(1), "an answer behind an open one moves nothing");
@@ -265,7 +261,7 @@ mod tests {
         tokio::pin!(blocked);
         assert!(futures_util::poll!(&mut blocked).is_pending());
         drop(open);
-        assert_eq!(blocked.await.first(), SESSION_UNANSWERED_MAX as u64 + 1);
+        assert_eq!(blocked.await.first, SESSION_UNANSWERED_MAX as u64 + 1);
     }
 
     #[tokio::test]

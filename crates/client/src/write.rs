@@ -136,7 +136,7 @@ impl Put {
             direct: client.inner.config.direct,
         };
         let limit = client.limit();
-        let answer = client.mutate(&method::PUT, request, place, 1, limit).await?;
+        let answer = client.mutate(&method::PUT, request, place, limit).await?;
         Ok(PutAnswer {
             applied: answer.applied,
             current: answer.current.map(Entry::from),
@@ -204,7 +204,7 @@ impl Delete {
             prefix: false,
         };
         let limit = client.limit();
-        let answer = client.mutate(&method::DELETE, request, place, 1, limit).await?;
+        let answer = client.mutate(&method::DELETE, request, place, limit).await?;
         Ok(DeleteAnswer {
             applied: answer.applied,
             current: answer.current.map(Entry::from),
@@ -265,7 +265,7 @@ impl Increment {
             direct: client.inner.config.direct,
         };
         let limit = client.limit();
-        let answer = client.mutate(&method::INCREMENT, request, place, 1, limit).await?;
+        let answer = client.mutate(&method::INCREMENT, request, place, limit).await?;
         Ok(IncrementAnswer {
             value: answer.value,
             revision: Revision(answer.revision),
