@@ -1,5 +1,7 @@
 //! Compiles the protos with protox: no `protoc` is needed.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::path::PathBuf;
 
 use prost::Message;

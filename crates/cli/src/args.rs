@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use holdfast_model::limits::REQUEST_DEADLINE_DEFAULT;
+
 use crate::transfer::Format;
 
 /// Holdfast: a strongly consistent key-value store.
@@ -30,16 +32,23 @@ pub struct Cli {
     #[arg(short, long, global = true, env = "HOLDFAST_OUTPUT", value_enum)]
     #[arg(default_value_t = Output::Table)]
     pub output: Output,
-    /// Give up after this long (0.1s … 60s).
-    #[arg(long, global = true, env = "HOLDFAST_TIMEOUT")]
-    #[arg(default_value = "5s", value_parser = duration)]
-    pub timeout: Duration,
+    /// Give up after this long, up to 60s [default: 5s; `lock` and `elect` wait for ever, `cluster
+    /// wait` a minute].
+    #[arg(long = "timeout", global = true, env = "HOLDFAST_TIMEOUT", value_parser = duration)]
+    pub limit: Option<Duration>,
     /// The first endpoint answers itself; nothing is routed to another node.
     #[arg(long, global = true)]
     pub direct: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// How long one call may take.
+    pub fn timeout(&self) -> Duration {
+        self.limit.unwrap_or(REQUEST_DEADLINE_DEFAULT)
+    }
 }
 
 /// How answers are printed.

@@ -30,3 +30,20 @@ impl Exit {
         }
     }
 }
+
+/// Input or a request that is refused: ends with exit code 2.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// An error that ends the program with exit code 2.
+pub fn refused(text: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Refused(text.into()))
+}

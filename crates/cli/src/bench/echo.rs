@@ -4,13 +4,18 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures_util::Stream;
 use holdfast_wire::v1;
+use holdfast_wire::v1::kv_client::KvClient;
 use holdfast_wire::v1::kv_server::{Kv, KvServer};
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::args::BenchArgs;
+use crate::bench::driver::{self, Outcome};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -94,6 +99,48 @@ impl Kv for Echo {
     async fn watch(&self, _: Request<Streaming<v1::WatchRequest>>) -> Answer<Self::WatchStream> {
         Err(Status::unimplemented("echo"))
     }
+}
+
+/// Runs the closed loop against the echo: messages of a put, or of a get.
+///
+/// # Errors
+/// The echo cannot be reached.
+pub async fn load(
+    address: &str,
+    arguments: &BenchArgs,
+    put: bool,
+    duration: Duration,
+) -> Result<Outcome> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
+    let client = KvClient::new(endpoint.connect().await?);
+    let key = Bytes::from(vec![b'k'; arguments.key_bytes as usize]);
+    let value = Bytes::from(vec![b'v'; arguments.value_bytes as usize]);
+    let label = if put { "echo put" } else { "echo get" };
+    driver::run(label, arguments.clients, duration, |i| {
+        let (client, key, value) = (client.clone(), key.clone(), value.clone());
+        let mut seq = 0;
+        move || {
+            let (mut client, key, value) = (client.clone(), key.clone(), value.clone());
+            seq += 1;
+            let session = v1::SessionTag {
+                client_id: Bytes::from_static(&[3; 16]),
+                seq: seq * 4096 + u64::from(i),
+                watermark: seq,
+            };
+            async move {
+                if put {
+                    let session = Some(session);
+                    let request = v1::PutRequest { key, value, session, ..Default::default() };
+                    client.put(request).await?;
+                } else {
+                    let request = v1::GetRequest { key, ..Default::default() };
+                    client.get(request).await?;
+                }
+                Ok(())
+            }
+        }
+    })
+    .await
 }
 
 /// Serves the echo until the process is ended.

@@ -12,6 +12,6 @@ mod process;
 mod verbs;
 
 pub use layout::Layout;
-pub use process::{Recorded, cpu_seconds, resident_bytes};
+pub use process::{cpu_seconds, resident_bytes};
 pub use verbs::run;
 pub use verbs::{found_and_wait, launch_missing, stop_all};

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::admin;
 use crate::args::{Local, LocalArgs};
-use crate::exit::Exit;
+use crate::exit::{Exit, refused};
 use crate::local::layout::Layout;
 use crate::local::ports;
 use crate::local::process::spawn_detached;
@@ -31,7 +31,8 @@ fn layout(arguments: &LocalArgs) -> Result<Layout> {
     let nodes = match (arguments.nodes, existing) {
         (Some(asked), 0) => asked,
         (Some(asked), there) if asked < there => {
-            bail!("{} holds {there} nodes, not {asked}", arguments.dir.display())
+            let dir = arguments.dir.display();
+            return Err(refused(format!("{dir} holds {there} nodes, not {asked}")));
         }
         (Some(asked), _) => asked,
         (None, 0) => NODES_DEFAULT,
@@ -48,14 +49,16 @@ fn chosen(layout: &Layout, arguments: &LocalArgs) -> Result<Vec<u16>> {
     match arguments.node {
         None => Ok(layout.numbers().collect()),
         Some(node) if layout.numbers().any(|i| i == node) => Ok(vec![node]),
-        Some(node) => bail!("there is no node {node}; nodes are 1 to {}", layout.nodes),
+        Some(node) => {
+            Err(refused(format!("there is no node {node}; nodes are 1 to {}", layout.nodes)))
+        }
     }
 }
 
 fn one(layout: &Layout, arguments: &LocalArgs) -> Result<u16> {
     match arguments.node {
         Some(_) => Ok(chosen(layout, arguments)?.first().copied().unwrap_or(1)),
-        None => bail!("say which node: 1 to {}", layout.nodes),
+        None => Err(refused(format!("say which node: 1 to {}", layout.nodes))),
     }
 }
 
@@ -161,7 +164,10 @@ fn refuse_taken_ports(layout: &Layout, nodes: &[u16]) -> Result<()> {
         .flat_map(|i| [layout.client(*i), layout.peer(*i), layout.http(*i)])
         .filter_map(|address| ports::problem(&address))
         .collect();
-    if problems.is_empty() { Ok(()) } else { bail!("nothing was started: {}", problems.join("; ")) }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(refused(format!("nothing was started: {}", problems.join("; "))))
 }
 
 /// Starts every node that is down; if a port of one is taken, none.
@@ -280,7 +286,7 @@ fn signal(arguments: &LocalArgs, signal: Signal) -> Result<Exit> {
     let layout = layout(arguments)?;
     let node = one(&layout, arguments)?;
     let Some(process) = layout.process(node) else {
-        bail!("node {node} is not running");
+        return Err(refused(format!("node {node} is not running")));
     };
     process.signal(signal)?;
     if signal == Signal::KILL {

@@ -1,5 +1,9 @@
 //! Moving many records in and out.
 
+mod dump;
 mod format;
+mod load;
 
-pub use format::{Format, LineRead, Lines, parse, write};
+pub use dump::run as dump;
+pub use format::Format;
+pub use load::run as load;

@@ -1,0 +1,181 @@
+//! What the closed loop does against a cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use holdfast_client::{Client, ReadLevel};
+use holdfast_model::Revision;
+use holdfast_wire::v1;
+
+use crate::admin;
+use crate::args::{BenchArgs, Workload};
+use crate::bench::driver::{self, Outcome, Random};
+
+/// How many fills are under way at once.
+const FILL_CONCURRENCY: usize = 64;
+/// Longest wait for a keyspace to be created.
+const CREATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Name of a workload in tables.
+pub fn name(workload: Workload) -> &'static str {
+    match workload {
+        Workload::Put => "put",
+        Workload::Get => "get linearizable",
+        Workload::GetLease => "get lease",
+        Workload::GetFollower => "get follower",
+        Workload::Mixed => "mixed 90/10",
+        Workload::Cas => "cas",
+        Workload::Suite => "suite",
+    }
+}
+
+/// Creates a keyspace and waits until it serves.
+///
+/// # Errors
+/// Those of the cluster.
+pub async fn create_keyspace(endpoints: &[String], name: &str, ranges: u32) -> Result<()> {
+    let first = endpoints.first().ok_or_else(|| anyhow!("no endpoint"))?;
+    let mut client = admin::connect(first, CREATE_LIMIT).await?;
+    let request = v1::CreateKeyspaceRequest { name: name.to_owned(), ranges, ..Default::default() };
+    client.create_keyspace(request).await.map_err(|s| anyhow!("{name}: {}", s.message()))?;
+    let end = std::time::Instant::now() + CREATE_LIMIT;
+    loop {
+        let health = admin::health(endpoints, Duration::from_secs(2)).await;
+        if health.problems.is_empty() {
+            return Ok(());
+        }
+        if std::time::Instant::now() >= end {
+            bail!("not healthy after creating {name}: {}", health.problems.join("; "));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The keys, values and clients of a measurement.
+#[derive(Clone)]
+pub struct Plan {
+    client: Client,
+    clients: u32,
+    keys: u64,
+    key_bytes: usize,
+    value: Bytes,
+    seed: Arc<AtomicU64>,
+}
+
+impl Plan {
+    /// Connects to `keyspace`.
+    ///
+    /// # Errors
+    /// No endpoint answers.
+    pub async fn new(endpoints: &[String], keyspace: &str, arguments: &BenchArgs) -> Result<Self> {
+        let client = Client::builder(endpoints.iter().cloned())
+            .keyspace(keyspace)
+            .deadline(Duration::from_secs(10))
+            .connect()
+            .await?;
+        Ok(Self {
+            client,
+            clients: arguments.clients,
+            keys: arguments.keys,
+            key_bytes: arguments.key_bytes as usize,
+            value: Bytes::from(vec![b'v'; arguments.value_bytes as usize]),
+            seed: Arc::new(AtomicU64::new(1)),
+        })
+    }
+
+    /// The `i`-th key: `bench-` and digits, as long as asked for.
+    fn key(&self, i: u64) -> Bytes {
+        let width = self.key_bytes.saturating_sub(6);
+        Bytes::from(format!("bench-{i:0width$}"))
+    }
+
+    /// Writes every key once, so that reads find what they ask for.
+    ///
+    /// # Errors
+    /// A write that fails.
+    pub async fn fill(&self) -> Result<()> {
+        let mut writes = futures_util::stream::iter(0..self.keys)
+            .map(|i| self.client.put(self.key(i), self.value.clone()).send())
+            .buffer_unordered(FILL_CONCURRENCY);
+        while let Some(answer) = writes.next().await {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// Runs `workload` for `duration`.
+    ///
+    /// # Errors
+    /// A loop that could not run; failed operations are counted, not returned.
+    pub async fn run(&self, workload: Workload, duration: Duration) -> Result<Outcome> {
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed) << 16;
+        driver::run(name(workload), self.clients, duration, |i| {
+            let plan = self.clone();
+            let mut random = Random::new(seed + u64::from(i));
+            let own = OwnKey {
+                key: Bytes::from(format!("bench-cas-{i:010}")),
+                revision: Arc::new(AtomicU64::new(0)),
+            };
+            move || {
+                let (plan, own) = (plan.clone(), own.clone());
+                let (number, write) = (random.below(plan.keys), random.below(10) == 0);
+                async move { plan.operation(workload, number, write, &own).await }
+            }
+        })
+        .await
+    }
+
+    async fn operation(
+        &self,
+        workload: Workload,
+        number: u64,
+        write: bool,
+        own: &OwnKey,
+    ) -> Result<()> {
+        let level = match workload {
+            Workload::Put => return self.put(number).await,
+            Workload::Mixed if write => return self.put(number).await,
+            Workload::Cas => return own.swap(&self.client, &self.value).await,
+            Workload::GetLease => ReadLevel::Lease,
+            Workload::GetFollower => ReadLevel::Follower,
+            Workload::Get | Workload::Mixed | Workload::Suite => ReadLevel::Linearizable,
+        };
+        let answer = self.client.get(self.key(number)).level(level).send().await?;
+        match answer.entry {
+            Some(_) => Ok(()),
+            None => bail!("a key that was written is missing"),
+        }
+    }
+
+    async fn put(&self, number: u64) -> Result<()> {
+        let answer = self.client.put(self.key(number), self.value.clone()).send().await?;
+        if answer.applied { Ok(()) } else { bail!("a put without condition was not applied") }
+    }
+}
+
+/// The key one client compares and swaps, and the revision it last gave it.
+#[derive(Clone)]
+struct OwnKey {
+    key: Bytes,
+    revision: Arc<AtomicU64>,
+}
+
+impl OwnKey {
+    async fn swap(&self, client: &Client, value: &Bytes) -> Result<()> {
+        let known = self.revision.load(Ordering::Relaxed);
+        let put = client.put(self.key.clone(), value.clone());
+        let put = if known == 0 { put } else { put.if_revision(Revision(known)) };
+        let answer = put.send().await?;
+        if !answer.applied {
+            let current = answer.current.map_or(0, |entry| entry.revision.0);
+            self.revision.store(current, Ordering::Relaxed);
+            bail!("a compare-and-swap of a key of its own lost");
+        }
+        self.revision.store(answer.revision.0, Ordering::Relaxed);
+        Ok(())
+    }
+}
