@@ -158,6 +158,9 @@ impl<'a> Working<'a> {
         revision: Revision,
         mut visit: impl FnMut(Entry) -> Result<Visit>,
     ) -> Result<()> {
+        if !end.is_empty() && start >= end {
+            return Ok(());
+        }
         let inside = |key: &Bytes| key >= start && (end.is_empty() || key < end);
         let mut overlay: BTreeMap<Bytes, Option<Entry>> = BTreeMap::new();
         for write in &self.writes {
@@ -219,16 +222,16 @@ impl<'a> Working<'a> {
         end: &Bytes,
         limit: usize,
     ) -> Result<Vec<Bytes>> {
+        let mut keys = Vec::new();
+        if limit == 0 || start >= end {
+            return Ok(keys);
+        }
         let overlay: BTreeMap<Bytes, Option<()>> = self
             .internal
             .range((family, start.clone())..(family, end.clone()))
             .map(|((_, key), value)| (key.clone(), value.as_ref().map(|_| ())))
             .collect();
         let stored = self.engine.scan(family, interval(start, end), self.base, false)?;
-        let mut keys = Vec::new();
-        if limit == 0 {
-            return Ok(keys);
-        }
         merge(stored, overlay, |key, _| {
             keys.push(key);
             Ok(if keys.len() < limit { Visit::On } else { Visit::Stop })

@@ -23,6 +23,9 @@ impl Applier<'_> {
         let bound = usize::try_from(expire.keys_max).unwrap_or(EXPIRE_KEYS_MAX);
         let bound = bound.clamp(1, EXPIRE_KEYS_MAX);
         let after_ms = self.work.clock_ms.saturating_add(1);
+        if self.work.expiry_floor_ms >= after_ms {
+            return Ok(Outcome::Expired { keys: 0, more: false });
+        }
         let first = Due::first_key(self.work.expiry_floor_ms);
         let last = Due::first_key(after_ms);
         let due = self.work.keys(Family::Expiry, &first, &last, bound + 1)?;
@@ -39,10 +42,7 @@ impl Applier<'_> {
             spent += usize::try_from(removed).unwrap_or(bound).max(1);
         }
         let next = due.get(handled).map(|due| due.at_ms);
-        self.work.expiry_floor_ms = match next {
-            Some(at_ms) => at_ms,
-            None => after_ms,
-        };
+        self.work.expiry_floor_ms = next.unwrap_or(after_ms);
         Ok(Outcome::Expired { keys, more: next.is_some() })
     }
 

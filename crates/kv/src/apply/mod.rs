@@ -69,8 +69,10 @@ impl Applier<'_> {
     /// Carries out one entry: one outcome per command and item.
     pub fn envelope(&mut self, envelope: Envelope, index: u64) -> Result<Vec<Vec<Outcome>>> {
         self.index = index;
-        self.work.clock_ms = self.work.clock_ms.max(envelope.stamp_ms);
-        self.mark();
+        if envelope.stamp_ms > self.work.clock_ms {
+            self.work.clock_ms = envelope.stamp_ms;
+            self.mark();
+        }
         envelope.commands.into_iter().map(|command| self.command(command)).collect()
     }
 

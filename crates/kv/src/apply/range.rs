@@ -75,9 +75,11 @@ impl Applier<'_> {
         self.compacted_changed = true;
         let record = CompactedRecord { revision: revision.0 };
         self.work.set(Family::Meta, COMPACTED, Some(seal(&record)));
-        let before = self.marks.len();
-        self.marks.retain(|mark| mark.revision >= revision.0);
-        self.marks_changed |= self.marks.len() != before;
+        // The last one stays: the next keeps its distance to it.
+        let given_up = self.marks.iter().take_while(|mark| mark.revision < revision.0).count();
+        let given_up = given_up.min(self.marks.len().saturating_sub(1));
+        self.marks.drain(..given_up);
+        self.marks_changed |= given_up > 0;
         Ok(Outcome::Compacted { oldest: revision })
     }
 

@@ -1,5 +1,13 @@
 //! Tests of the state machine from outside, on a simulated disk.
 
+mod batching;
+mod bounds;
+mod exactly_once;
+mod formats;
+mod limits;
+mod readers;
+mod recovery;
 mod script;
 mod scripts;
+mod stream;
 mod world;
