@@ -61,6 +61,9 @@ pub struct ApplyResult {
     pub truth: Option<Truth>,
     /// The compacted revision, where an entry moved it.
     pub compacted: Option<Revision>,
+    /// The earliest time something put under a time limit by these entries may be due, range time;
+    /// none where nothing was. See [`Reader::next_due_ms`](crate::Reader::next_due_ms).
+    pub due_ms: Option<u64>,
     /// The read point after the last entry; published.
     pub point: ReadPoint,
 }

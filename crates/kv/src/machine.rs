@@ -229,6 +229,7 @@ impl StateMachine {
         }
         self.expiry_floor_ms = work.expiry_floor_ms;
         self.unindexed += work.unindexed;
+        let earliest_due_ms = work.earliest_due_ms;
         let (batch, events) = work.into_batch(last.index.0);
         // Before the batch: a reader may refuse what it could still have, never the reverse.
         if applier.marks_changed || truth_changed || compacted_changed {
@@ -248,6 +249,7 @@ impl StateMachine {
             grants,
             truth: truth.filter(|_| truth_changed),
             compacted: compacted_changed.then_some(compacted),
+            due_ms: (earliest_due_ms != u64::MAX).then_some(earliest_due_ms),
             point,
         })
     }

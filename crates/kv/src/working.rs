@@ -79,6 +79,8 @@ pub(crate) struct Working<'a> {
     pub clock_ms: u64,
     /// No entry of the expiry index is due before it.
     pub expiry_floor_ms: u64,
+    /// The earliest entry put into the expiry index by this call, rolled back ones included.
+    pub earliest_due_ms: u64,
     /// How many entries of the expiry index were removed: each leaves a tombstone for a while.
     pub unindexed: u64,
     /// The newest version of keys at `base`.
@@ -98,6 +100,7 @@ impl<'a> Working<'a> {
             revision: base.revision.max(Revision(1)),
             clock_ms: base.clock_ms,
             expiry_floor_ms,
+            earliest_due_ms: u64::MAX,
             unindexed: 0,
             fetched: KeyMap::default(),
             writes: Vec::new(),
@@ -242,6 +245,7 @@ impl<'a> Working<'a> {
     /// Puts `due` into the expiry index.
     pub fn index(&mut self, due: &Due) {
         self.expiry_floor_ms = self.expiry_floor_ms.min(due.at_ms);
+        self.earliest_due_ms = self.earliest_due_ms.min(due.at_ms);
         self.set(Family::Expiry, due.key(), Some(Bytes::new()));
     }
 
