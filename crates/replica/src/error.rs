@@ -4,6 +4,63 @@ use std::time::Duration;
 
 use holdfast_model::{LogIndex, NodeId, ReplicaId, Revision};
 
+/// A replica could not be opened, or one of its administrative calls failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    // Caller: the request does not fit; nothing changed.
+    /// An option is out of its bounds.
+    #[error("option {option} is out of bounds: {reason}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// What is expected.
+        reason: &'static str,
+    },
+    /// A peer's message names another cluster, range or replica, or cannot be understood.
+    #[error("message is not for this replica: {0}")]
+    Misdirected(&'static str),
+    /// A peer's message cannot be decoded; the stream it came on is to be closed.
+    #[error("malformed message: {0}")]
+    Malformed(&'static str),
+    /// The replica does not lead; ask `leader`.
+    #[error("not the leader")]
+    NotLeader {
+        /// Who leads, as far as known.
+        leader: Option<(ReplicaId, NodeId)>,
+    },
+    /// The operation did not come to an end in time; it may still happen.
+    #[error("not done in time: {0}")]
+    Timeout(&'static str),
+    /// The membership is not the one the change was planned on, or another change is under way.
+    #[error("membership change refused: {0}")]
+    Membership(String),
+
+    // Environment.
+    /// The journal failed.
+    #[error("journal: {0}")]
+    Journal(#[source] holdfast_journal::Error),
+    /// The engine failed.
+    #[error("engine: {0}")]
+    Engine(#[source] holdfast_lsm::Error),
+    /// The state machine failed; the replica stops.
+    #[error("state machine: {0}")]
+    Machine(#[source] holdfast_kv::Error),
+    /// The replica has stopped, or is stopping.
+    #[error("replica has stopped: {0}")]
+    Stopped(String),
+
+    // Corruption: the replica must be replaced.
+    /// Something of this replica in the journal or engine is not what was written.
+    #[error("corrupt {what}")]
+    Corrupt {
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// Results of administrative calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// Why a command was not carried out, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {

@@ -185,10 +185,9 @@ mod tests {
     use super::*;
 
     fn joint() -> Membership {
-        let nodes: BTreeMap<_, _> =
-            [(1000, 1), (1001, 2), (1002, 3), (1003, 4)]
-                .map(|(r, n)| (ReplicaId(r), Host(NodeId(n))))
-                .into();
+        let nodes: BTreeMap<_, _> = [(1000, 1), (1001, 2), (1002, 3), (1003, 4)]
+            .map(|(r, n)| (ReplicaId(r), Host(NodeId(n))))
+            .into();
         let voters = vec![
             BTreeSet::from([ReplicaId(1000), ReplicaId(1001)]),
             BTreeSet::from([ReplicaId(1001), ReplicaId(1002)]),

@@ -97,9 +97,7 @@ pub(crate) fn append_result_from_wire(response: &peer::AppendResponse) -> Result
         Kind::Conflict => {
             Err(AppendError::Conflict(log_id.ok_or(Error::Malformed("conflict without a log id"))?))
         }
-        Kind::HigherVote => {
-            Err(AppendError::HigherVote(vote_from_wire(response.vote.as_ref())?))
-        }
+        Kind::HigherVote => Err(AppendError::HigherVote(vote_from_wire(response.vote.as_ref())?)),
         Kind::Fatal => return Err(Error::Stopped(response.detail.clone())),
         Kind::Unspecified => return Err(Error::Malformed("append answer of no kind")),
     })

@@ -2,5 +2,14 @@
 
 pub(crate) mod codec;
 pub(crate) mod convert;
+pub(crate) mod log_store;
+pub(crate) mod machine;
+pub(crate) mod network;
 pub(crate) mod runtime;
+pub(crate) mod snapshot;
+#[cfg(test)]
+mod suite;
 pub(crate) mod types;
+
+/// openraft's handle of one range.
+pub(crate) type Group = openraft::Raft<types::TypeConfig, machine::Machine>;

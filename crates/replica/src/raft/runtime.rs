@@ -38,11 +38,6 @@ pub(crate) fn scope<F: Future>(
     CONTEXT.scope(context, future)
 }
 
-/// Runs `call` with the doors of `context`.
-pub(crate) fn scope_sync<T>(context: Arc<Context>, call: impl FnOnce() -> T) -> T {
-    CONTEXT.sync_scope(context, call)
-}
-
 /// A moment of the node's monotonic clock, in nanoseconds.
 ///
 /// Signed, because openraft subtracts leases from a clock that may have just started.

@@ -11,16 +11,31 @@ use openraft::raft::responder::Responder;
 use crate::raft::runtime::Runtime;
 use crate::raft::snapshot::SnapshotPayload;
 
-openraft::declare_raft_types!(
-    /// One range's Raft group.
-    pub TypeConfig:
-        D = Encoded,
-        R = Applied,
-        NodeId = ReplicaId,
-        Node = Host,
-        AsyncRuntime = Runtime,
-        Responder<T> = Callback<T> where T: Send + 'static,
-);
+/// One range's Raft group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TypeConfig;
+
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = Encoded;
+    type R = Applied;
+    type NodeId = ReplicaId;
+    type Node = Host;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = Vote;
+    type Payload = Payload;
+    type Entry = Entry;
+    type AsyncRuntime = Runtime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: Send + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
 
 pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, ReplicaId>;
 pub(crate) type LogId = openraft::LogId<LeaderId>;

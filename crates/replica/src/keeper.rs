@@ -1,0 +1,206 @@
+//! What a replica does by itself: expire, compact, purge, renew leases, prove staleness bounds.
+//!
+//! Each function is one task; all of them end with the replica.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holdfast_kv::command::{Compact, Expire, Renew};
+use holdfast_kv::{Command, Operation, Outcome, RENEW_LEASES_MAX, Renewal};
+use holdfast_model::LeaseId;
+use holdfast_runtime::{Deadline, sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::ProposeError;
+use crate::replica::Inner;
+
+/// Keys removed by one `Expire`.
+const EXPIRE_KEYS_MAX: u32 = 256;
+/// Pause between two `Expire` of a backlog, so that clients' commands come in between.
+const EXPIRE_PAUSE: Duration = Duration::from_millis(2);
+/// Pause after a proposal of our own was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// Time a proposal of our own may take.
+const PROPOSAL_MAX: Duration = Duration::from_secs(5);
+/// Longest sleep until something is due, so that range time and timers cannot drift apart.
+const DUE_SLEEP_MAX: Duration = Duration::from_secs(60);
+/// How often a leader looks whether history can be given up.
+const COMPACT_EVERY: Duration = Duration::from_secs(5);
+/// How often a replica looks whether log can be purged.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
+/// How long openraft may take to note that something became durable.
+const SNAPSHOT_NOTED_MAX: Duration = Duration::from_secs(1);
+/// Log that is kept although all of it is durable: followers that lag a little need no snapshot.
+const LOG_TAIL_BYTES: u64 = 1 << 20;
+/// How long renewals are collected into one entry.
+const RENEW_COLLECT: Duration = Duration::from_millis(100);
+/// Renewals that may wait, per range.
+pub(crate) const RENEWALS_WAITING_MAX: usize = 10_000;
+/// How often a bound is proven while follower reads come.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// Follower reads longer ago than this are over.
+const PROBE_IDLE: Duration = Duration::from_secs(10);
+
+/// Proposes `Expire` whenever something is due, while this replica leads.
+pub(crate) async fn expire(inner: Arc<Inner>) {
+    let mut leader = inner.leadership.watch();
+    loop {
+        if leader.wait_for(|info| info.role == crate::Role::Leader).await.is_err() {
+            return;
+        }
+        inner.progress.look_for_due(&inner.reader);
+        while let Some(now_ms) = inner.leadership.stamp_ms() {
+            let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
+            if due_ms > now_ms {
+                let wait = Duration::from_millis(due_ms - now_ms).min(DUE_SLEEP_MAX);
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = inner.progress.due_earlier.notified() => {}
+                    changed = leader.changed() => if changed.is_err() { return },
+                }
+            } else {
+                expire_once(&inner).await;
+            }
+        }
+    }
+}
+
+async fn expire_once(inner: &Inner) {
+    let command = Command::single(Expire { keys_max: EXPIRE_KEYS_MAX });
+    let deadline = Deadline::after(PROPOSAL_MAX);
+    match inner.proposer.propose(&command, deadline).await {
+        Ok(committed) => match committed.outcomes.first() {
+            Some(Outcome::Expired { more: true, .. }) => sleep(EXPIRE_PAUSE).await,
+            _ => inner.progress.look_for_due(&inner.reader),
+        },
+        Err(error) => {
+            tracing::debug!(range = %inner.options.range, %error, "expire refused");
+            sleep(REFUSED_PAUSE).await;
+        }
+    }
+}
+
+/// Proposes `Compact` as the range's history setting allows, while this replica leads.
+pub(crate) async fn compact(inner: Arc<Inner>) {
+    loop {
+        sleep(COMPACT_EVERY).await;
+        let Some(now_ms) = inner.leadership.stamp_ms() else { continue };
+        let Some(revision) = inner.reader.compactable(now_ms) else { continue };
+        let command = Command::single(Compact { revision: revision.0 });
+        let proposed = inner.proposer.propose(&command, Deadline::after(PROPOSAL_MAX)).await;
+        if let Err(error) = proposed {
+            tracing::debug!(range = %inner.options.range, %error, "compact refused");
+        }
+    }
+}
+
+/// Purges what is durable and nobody needs, on leader and followers alike.
+pub(crate) async fn purge(inner: Arc<Inner>) {
+    loop {
+        sleep(PURGE_EVERY).await;
+        if inner.journal.group_bytes(inner.group) <= LOG_TAIL_BYTES {
+            continue;
+        }
+        if let Some(upto) = purgeable(&inner)
+            && purge_to(&inner, upto).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The last index that may be purged; `None` if nothing may.
+pub(crate) fn purgeable(inner: &Inner) -> Option<u64> {
+    let durable = inner.engine.durable_point().index.0;
+    let purged = inner.journal.log_state(inner.group).purged.map(|p| p.index);
+    let held = inner.network.holds.lowest().unwrap_or(u64::MAX);
+    let retained_from = inner.journal.retained_from(inner.group);
+    let upto = durable.min(held).min(inner.lowest_matched(retained_from));
+    (purged.is_none_or(|purged| upto > purged) && upto > 0).then_some(upto)
+}
+
+/// Tells openraft that everything up to `upto` is durable, then has it purged.
+pub(crate) async fn purge_to(inner: &Inner, upto: u64) -> Result<(), crate::raft::types::Fatal> {
+    inner.raft.trigger().snapshot().await?;
+    let noted = async {
+        let mut metrics = inner.raft.data_metrics();
+        loop {
+            let snapshot = openraft::async_runtime::WatchReceiver::borrow_and_update(&mut metrics)
+                .snapshot
+                .map_or(0, |last| last.index);
+            let changed = openraft::async_runtime::WatchReceiver::changed(&mut metrics);
+            if snapshot >= upto || changed.await.is_err() {
+                return;
+            }
+        }
+    };
+    // openraft limits the purge to what it has noted; the rest follows next time.
+    let _ = timeout(SNAPSHOT_NOTED_MAX, noted).await;
+    inner.raft.trigger().purge_log(upto).await
+}
+
+/// Renewals of one caller.
+pub(crate) struct Renewing {
+    pub(crate) leases: Vec<LeaseId>,
+    pub(crate) answer: oneshot::Sender<Result<Vec<Renewal>, ProposeError>>,
+}
+
+/// Collects renewals into one entry each tenth of a second.
+pub(crate) async fn renew(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Renewing>) {
+    let mut carried = None;
+    loop {
+        let first = match carried.take() {
+            Some(renewing) => renewing,
+            None => match waiting.recv().await {
+                Some(renewing) => renewing,
+                None => return,
+            },
+        };
+        sleep(RENEW_COLLECT).await;
+        let (mut count, mut batch) = (first.leases.len(), vec![first]);
+        while let Ok(next) = waiting.try_recv() {
+            count += next.leases.len();
+            if count > RENEW_LEASES_MAX {
+                carried = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        renew_batch(&inner, batch).await;
+    }
+}
+
+async fn renew_batch(inner: &Inner, batch: Vec<Renewing>) {
+    let leases = batch.iter().flat_map(|r| r.leases.iter().map(|lease| lease.0)).collect();
+    let command = Command::single(Operation::Renew(Renew { leases }));
+    let proposed = inner.proposer.propose(&command, Deadline::after(PROPOSAL_MAX)).await;
+    let outcome = proposed.map(|committed| committed.outcomes.into_iter().next());
+    let mut renewals = match outcome {
+        Ok(Some(Outcome::Renewed(renewals))) => Ok(renewals.into_iter()),
+        Ok(_) => Err(ProposeError::Unknown("the range did not answer a renewal as one")),
+        Err(error) => Err(error),
+    };
+    for Renewing { leases, answer } in batch {
+        let part = match &mut renewals {
+            Ok(renewals) => Ok(renewals.by_ref().take(leases.len()).collect()),
+            Err(error) => Err(error.clone()),
+        };
+        // A caller that has gone no longer wants to know.
+        let _ = answer.send(part);
+    }
+}
+
+/// Proves a staleness bound every quarter of a second while follower reads come.
+pub(crate) async fn probe(inner: Arc<Inner>) {
+    loop {
+        inner.follower_reads.begun.notified().await;
+        while inner.follower_reads.idle_for(inner.clock.monotonic()) < PROBE_IDLE {
+            if let Err(error) = inner.rounds.join().await {
+                tracing::trace!(range = %inner.options.range, %error, "probe failed");
+            }
+            sleep(PROBE_EVERY).await;
+        }
+        inner.follower_reads.pause();
+    }
+}

@@ -1,0 +1,349 @@
+//! Packs the commands that wait into Raft entries and hands their outcomes back.
+//!
+//! Every command waiting when the proposer wakes goes into one entry, and only a few entries are
+//! under way at once. So the batch grows by itself with the load, and a single client never waits
+//! for company: there is no timer here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_kv::{Command, Envelope, Operation, Outcome, ReadPoint};
+use holdfast_model::{RangeEpoch, Term};
+use holdfast_runtime::Deadline;
+use openraft::errors::{ClientWriteError, ForwardToLeader};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::admission::{Admission, Permit};
+use crate::error::ProposeError;
+use crate::leadership::Leadership;
+use crate::options::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, PROPOSALS_WAITING_MAX};
+use crate::raft::Group;
+use crate::raft::types::{Callback, Encoded, TypeConfig, WriteResult};
+
+/// Most commands of one entry: what packing and apply do between two turns of the reactor.
+const COMMANDS_PER_ENTRY_MAX: usize = 1_024;
+/// What an overloaded client is asked to wait.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// A command that was carried out, on a quorum of journals and applied here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// One outcome per item of the command.
+    pub outcomes: Vec<Outcome>,
+    /// The read point of the batch it was applied in: a read at it or later sees the command.
+    pub point: ReadPoint,
+    /// Term of the entry it went in.
+    pub term: Term,
+    /// Epoch of the range then.
+    pub epoch: RangeEpoch,
+}
+
+const WAITING: u8 = 0;
+const PROPOSED: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// Settles who wins where a deadline passes while the proposer packs: a command is either packed
+/// or withdrawn, never both.
+#[derive(Debug, Default)]
+struct Claim(AtomicU8);
+
+impl Claim {
+    fn propose(&self) -> bool {
+        self.take(PROPOSED)
+    }
+
+    fn withdraw(&self) -> bool {
+        self.take(WITHDRAWN)
+    }
+
+    fn take(&self, to: u8) -> bool {
+        self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// A command on its way into an entry.
+pub(crate) struct Proposal {
+    command: Bytes,
+    claim: Arc<Claim>,
+    answer: Answer,
+}
+
+/// Where the outcome goes, and what it holds of the budgets meanwhile.
+struct Answer {
+    sender: oneshot::Sender<Result<Committed, ProposeError>>,
+    _permits: [Permit; 2],
+}
+
+/// The callers' side.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    leadership: Arc<Leadership>,
+    range_budget: Arc<Admission>,
+    node_budget: Arc<Admission>,
+    accepts_growth: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Proposer {
+    pub(crate) fn new(
+        leadership: Arc<Leadership>,
+        range_budget: Arc<Admission>,
+        node_budget: Arc<Admission>,
+        accepts_growth: Arc<dyn Fn() -> bool + Send + Sync>,
+    ) -> (Self, mpsc::Receiver<Proposal>) {
+        let (queue, proposals) = mpsc::channel(PROPOSALS_WAITING_MAX);
+        (Self { queue, leadership, range_budget, node_budget, accepts_growth }, proposals)
+    }
+
+    /// See [`Replica::propose`](crate::Replica::propose).
+    pub(crate) async fn propose(
+        &self,
+        command: &Command,
+        deadline: Deadline,
+    ) -> Result<Committed, ProposeError> {
+        if !self.leadership.is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.leadership.leader() });
+        }
+        if !(self.accepts_growth)() && grows(command) {
+            return Err(ProposeError::DiskFull);
+        }
+        let permits = self.admit(command.weight() as u64)?;
+        let claim = Arc::new(Claim::default());
+        let (sender, outcome) = oneshot::channel();
+        let answer = Answer { sender, _permits: permits };
+        let proposal = Proposal { command: command.to_bytes(), claim: claim.clone(), answer };
+        self.queue.try_send(proposal).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => overloaded("waiting commands of the range"),
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        match deadline.limit(outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) if claim.withdraw() => Err(ProposeError::Stopped),
+            Ok(Err(_)) => Err(ProposeError::Unknown("the replica stopped")),
+            Err(_) if claim.withdraw() => Err(ProposeError::Deadline),
+            Err(_) => Err(ProposeError::Unknown("the deadline passed while it was under way")),
+        }
+    }
+
+    /// Bytes of the range's commands under way.
+    pub(crate) fn in_flight_bytes(&self) -> u64 {
+        self.range_budget.used_bytes()
+    }
+
+    fn admit(&self, bytes: u64) -> Result<[Permit; 2], ProposeError> {
+        let range = self.range_budget.try_acquire(bytes);
+        let range = range.ok_or_else(|| overloaded(self.range_budget.name()))?;
+        let node = self.node_budget.try_acquire(bytes);
+        let node = node.ok_or_else(|| overloaded(self.node_budget.name()))?;
+        Ok([range, node])
+    }
+}
+
+fn overloaded(budget: &'static str) -> ProposeError {
+    ProposeError::Overloaded { budget, retry_after: RETRY_AFTER }
+}
+
+/// Whether a command may make the data grow. What frees space goes on where the disk is full.
+fn grows(command: &Command) -> bool {
+    let operation_grows = |operation: &Operation| match operation {
+        Operation::Put(_)
+        | Operation::Increment(_)
+        | Operation::Txn(_)
+        | Operation::LeaseGrant(_)
+        | Operation::LockAcquire(_)
+        | Operation::SessionOpen(_) => true,
+        Operation::Delete(_)
+        | Operation::DeleteRange(_)
+        | Operation::Renew(_)
+        | Operation::LeaseRevoke(_)
+        | Operation::LockKeepAlive(_)
+        | Operation::LockRelease(_)
+        | Operation::SessionKeepAlive(_)
+        | Operation::SessionClose(_)
+        | Operation::Expire(_)
+        | Operation::Compact(_)
+        | Operation::Configure(_)
+        | Operation::Noop(()) => false,
+    };
+    command.items.iter().filter_map(|item| item.operation.as_ref()).any(operation_grows)
+}
+
+/// Entries under way, and somebody who waits for there to be fewer.
+#[derive(Debug, Default)]
+struct Flight {
+    entries: AtomicUsize,
+    landed: Notify,
+}
+
+impl Flight {
+    async fn wait_for_room(&self) {
+        while self.entries.load(Ordering::Acquire) >= ENTRIES_IN_FLIGHT_MAX {
+            self.landed.notified().await;
+        }
+    }
+
+    fn take_off(self: &Arc<Self>) -> Airborne {
+        self.entries.fetch_add(1, Ordering::AcqRel);
+        Airborne(self.clone())
+    }
+}
+
+/// One entry under way; landed when dropped, also where openraft drops the callback.
+struct Airborne(Arc<Flight>);
+
+impl Drop for Airborne {
+    fn drop(&mut self) {
+        self.0.entries.fetch_sub(1, Ordering::AcqRel);
+        self.0.landed.notify_one();
+    }
+}
+
+/// The proposer's own side: one task of the replica.
+pub(crate) struct Packer {
+    proposals: mpsc::Receiver<Proposal>,
+    /// Taken out of the queue, but did not fit into the last entry.
+    carried: Option<Proposal>,
+    raft: Group,
+    leadership: Arc<Leadership>,
+    flight: Arc<Flight>,
+    /// Reused between entries.
+    commands: Vec<Bytes>,
+}
+
+impl Packer {
+    pub(crate) fn new(
+        proposals: mpsc::Receiver<Proposal>,
+        raft: Group,
+        leadership: Arc<Leadership>,
+    ) -> Self {
+        let (flight, commands) = (Arc::default(), Vec::new());
+        Self { proposals, carried: None, raft, leadership, flight, commands }
+    }
+
+    /// Packs and proposes until the replica stops.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let first = match self.carried.take() {
+                Some(proposal) => proposal,
+                None => match self.proposals.recv().await {
+                    Some(proposal) => proposal,
+                    None => return,
+                },
+            };
+            self.flight.wait_for_room().await;
+            let answers = self.pack(first);
+            if !answers.is_empty() {
+                self.propose(answers).await;
+            }
+        }
+    }
+
+    /// Takes `first` and what waits behind it, as far as one entry holds.
+    fn pack(&mut self, first: Proposal) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        self.commands.clear();
+        while let Some(proposal) = next {
+            if bytes > 0 && bytes + proposal.command.len() > ENTRY_BYTES_MAX {
+                self.carried = Some(proposal);
+                break;
+            }
+            if proposal.claim.propose() {
+                bytes += proposal.command.len();
+                self.commands.push(proposal.command);
+                answers.push(proposal.answer);
+            }
+            if answers.len() >= COMMANDS_PER_ENTRY_MAX {
+                break;
+            }
+            next = self.proposals.try_recv().ok();
+        }
+        answers
+    }
+
+    async fn propose(&mut self, answers: Vec<Answer>) {
+        let Some(stamp_ms) = self.leadership.stamp_ms() else {
+            let leader = self.leadership.leader();
+            return answer_all(answers, &ProposeError::NotLeader { leader });
+        };
+        let envelope = Encoded(Envelope::pack(stamp_ms, &self.commands));
+        let airborne = self.flight.take_off();
+        let callback = Callback::new(move |result: WriteResult| {
+            drop(airborne);
+            distribute(answers, result);
+        });
+        // Where openraft has stopped it drops the callback, and with it all who wait: unknown.
+        let _ = self.raft.client_write_ff(envelope, Some(callback)).await;
+    }
+}
+
+/// Hands the outcomes of an entry to those who wait for them.
+fn distribute(answers: Vec<Answer>, result: WriteResult) {
+    let response = match result {
+        Ok(response) => response,
+        Err(error) => return answer_all(answers, &propose_error(&error)),
+    };
+    let applied = response.data;
+    let term = Term(response.log_id.leader_id.term);
+    assert_eq!(answers.len(), applied.outcomes.len(), "one outcome per command");
+    for (answer, outcomes) in answers.into_iter().zip(applied.outcomes) {
+        let epoch = RangeEpoch(applied.epoch);
+        let committed = Committed { outcomes, point: applied.point, term, epoch };
+        // A caller that has gone no longer wants to know.
+        let _ = answer.sender.send(Ok(committed));
+    }
+}
+
+fn answer_all(answers: Vec<Answer>, error: &ProposeError) {
+    for answer in answers {
+        let _ = answer.sender.send(Err(error.clone()));
+    }
+}
+
+fn propose_error(error: &ClientWriteError<TypeConfig>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => {
+            ProposeError::NotLeader { leader: leader_of(forward) }
+        }
+        ClientWriteError::LogEntryDiscarded(_) => {
+            ProposeError::Unknown("leadership was lost while it was under way")
+        }
+        ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+            ProposeError::Unknown("openraft answered for a membership")
+        }
+    }
+}
+
+/// Whom openraft points to.
+pub(crate) fn leader_of(
+    forward: &ForwardToLeader<TypeConfig>,
+) -> Option<(holdfast_model::ReplicaId, holdfast_model::NodeId)> {
+    forward.leader_id.zip(forward.leader_node.map(|host| host.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_proposed_or_withdrawn_but_never_both() {
+        let claim = Claim::default();
+        assert!(claim.propose());
+        assert!(!claim.withdraw());
+        let claim = Claim::default();
+        assert!(claim.withdraw());
+        assert!(!claim.propose());
+    }
+
+    #[test]
+    fn what_frees_space_is_not_refused_on_a_full_disk() {
+        assert!(grows(&Command::single(holdfast_kv::command::Put::default())));
+        assert!(!grows(&Command::single(holdfast_kv::command::Delete::default())));
+        let mixed =
+            [Operation::Delete(Default::default()), Operation::Increment(Default::default())];
+        assert!(grows(&Command::batch(mixed)));
+    }
+}

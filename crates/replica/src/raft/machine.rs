@@ -1,0 +1,255 @@
+//! openraft's state machine on `kv` and the engine.
+//!
+//! Apply is memory work only: what it makes durable follows later, gated on the journal, so it
+//! never waits for a disk. A replica whose apply fails otherwise than for the client stops.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, StreamExt};
+use holdfast_journal::Journal;
+use holdfast_kv::{ApplyResult, LogEntry, ReadPoint, Reader, StateMachine};
+use holdfast_lsm::Engine;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{Notify, watch};
+
+use crate::deps::FatalHook;
+use crate::leadership::Leadership;
+use crate::raft::codec;
+use crate::raft::snapshot::SnapshotPayload;
+use crate::raft::types::{
+    Applied, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::watch::Hub;
+
+/// Entries applied as one engine batch.
+const BATCH_ENTRIES_MAX: usize = 64;
+/// Payload applied as one engine batch, bytes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// What the rest of the replica learns from apply.
+pub(crate) struct Progress {
+    /// Index of the last applied entry.
+    pub(crate) applied: watch::Sender<u64>,
+    pub(crate) epoch: AtomicU64,
+    /// When something is due, range time; `u64::MAX` where nothing is.
+    pub(crate) due_ms: AtomicU64,
+    /// Rung when something became due earlier than was known.
+    pub(crate) due_earlier: Notify,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) leadership: Arc<Leadership>,
+}
+
+impl Progress {
+    /// Takes over the state as it stands, after opening or installing a snapshot.
+    pub(crate) fn reset(&self, reader: &Reader) {
+        let point = reader.point();
+        self.published(point);
+        self.epoch.store(reader.truth().map_or(0, |truth| truth.epoch.0), Ordering::Release);
+        self.look_for_due(reader);
+        self.hub.jumped(point);
+    }
+
+    fn published(&self, point: ReadPoint) {
+        self.leadership.applied(point.clock_ms);
+        self.applied.send_if_modified(|applied| {
+            let moved = *applied != point.index.0;
+            *applied = point.index.0;
+            moved
+        });
+    }
+
+    /// Notes that something may be due at `due_ms`.
+    fn note_due(&self, due_ms: u64) {
+        if due_ms < self.due_ms.fetch_min(due_ms, Ordering::AcqRel) {
+            self.due_earlier.notify_one();
+        }
+    }
+
+    /// Looks up when something is due next. Cost: a look into the expiry index.
+    pub(crate) fn look_for_due(&self, reader: &Reader) {
+        // First nothing, then what is there, then the lower of both: what is applied meanwhile
+        // lowers it by itself.
+        self.due_ms.store(u64::MAX, Ordering::Release);
+        match reader.next_due_ms() {
+            Ok(due) => self.note_due(due.unwrap_or(u64::MAX)),
+            Err(error) => tracing::error!(%error, "expiry index is unreadable"),
+        }
+    }
+}
+
+/// The state machine as openraft drives it.
+pub(crate) struct Machine {
+    pub(crate) state: StateMachine,
+    pub(crate) reader: Reader,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) engine_work: Arc<dyn Fn() + Send + Sync>,
+    pub(crate) fatal: FatalHook,
+}
+
+impl Machine {
+    fn failed(&self, error: holdfast_kv::Error) -> io::Error {
+        if error.is_fatal() {
+            self.fatal.call(&format!("state machine: {error}"));
+        }
+        io::Error::other(error)
+    }
+
+    /// Applies what was collected as one batch, publishes it, answers.
+    fn apply_batch(&mut self, batch: &mut ApplyBatch) -> io::Result<()> {
+        if batch.entries.is_empty() {
+            return Ok(());
+        }
+        let gate = self.journal.logical_end();
+        let result = self.state.apply(&batch.entries, gate).map_err(|e| self.failed(e))?;
+        let ApplyResult { outcomes, events, grants, truth, due_ms, point, .. } = result;
+        if let Some(truth) = truth {
+            self.progress.epoch.store(truth.epoch.0, Ordering::Release);
+        }
+        self.progress.published(point);
+        if let Some(due_ms) = due_ms {
+            self.progress.note_due(due_ms);
+        }
+        self.progress.hub.publish(&events, grants, point);
+        let epoch = self.progress.epoch.load(Ordering::Acquire);
+        for (responder, outcomes) in batch.responders.drain(..).zip(outcomes) {
+            if let Some(responder) = responder {
+                responder.send(Applied { outcomes, point, epoch });
+            }
+        }
+        batch.entries.clear();
+        batch.bytes = 0;
+        (self.engine_work)();
+        Ok(())
+    }
+
+    /// What a crash would leave, as openraft names it.
+    fn durable_meta(&self) -> io::Result<SnapshotMeta> {
+        meta_of(&self.state.durable_applied())
+    }
+}
+
+fn meta_of(applied: &holdfast_kv::Applied) -> io::Result<SnapshotMeta> {
+    Ok(SnapshotMeta {
+        last_log_id: applied.position.map(codec::from_kv),
+        last_membership: membership_of(applied)?,
+    })
+}
+
+fn membership_of(applied: &holdfast_kv::Applied) -> io::Result<StoredMembership> {
+    let Some((position, bytes)) = &applied.membership else {
+        return Ok(StoredMembership::default());
+    };
+    let membership = codec::decode_membership(bytes).map_err(io::Error::other)?;
+    Ok(StoredMembership::new(Some(codec::from_kv(*position)), membership))
+}
+
+/// Entries collected for one engine batch.
+#[derive(Default)]
+struct ApplyBatch {
+    entries: Vec<LogEntry>,
+    responders: Vec<Option<openraft::storage::ApplyResponder<TypeConfig>>>,
+    bytes: usize,
+}
+
+impl ApplyBatch {
+    fn push(&mut self, (entry, responder): EntryResponder<TypeConfig>) {
+        self.bytes += match &entry.payload {
+            Payload::Normal(encoded) => encoded.0.len(),
+            Payload::Blank | Payload::Membership(_) => 0,
+        };
+        self.entries.push(codec::to_kv_entry(&entry));
+        self.responders.push(responder);
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotPayload;
+    type SnapshotBuilder = Builder;
+
+    /// At start this is what the engine has made durable: its memtable is empty then.
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.state.applied();
+        Ok((applied.position.map(codec::from_kv), membership_of(&applied)?))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut batch = ApplyBatch::default();
+        while let Some(entry) = entries.next().await {
+            batch.push(entry?);
+            if batch.is_full() {
+                self.apply_batch(&mut batch)?;
+                // A long catch-up shares the reactor with heartbeats.
+                holdfast_runtime::yield_now().await;
+            }
+        }
+        self.apply_batch(&mut batch)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.durable_snapshot())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        payload: SnapshotPayload,
+    ) -> io::Result<()> {
+        let SnapshotPayload::Staged(staged) = payload else {
+            return Err(io::Error::other("only what was staged can be installed"));
+        };
+        // Taken after openraft has truncated the log: the engine never gets ahead of it.
+        let gate = self.journal.logical_end();
+        staged.install(&self.engine, &self.journal, gate).await.inspect_err(|error| {
+            self.fatal.call(&format!("snapshot install: {error}"));
+        })?;
+        self.state.replaced().map_err(|e| self.failed(e))?;
+        let installed = meta_of(&self.state.applied())?;
+        if installed.last_log_id != meta.last_log_id {
+            return Err(io::Error::other("the snapshot holds another state than its header says"));
+        }
+        self.progress.reset(&self.reader);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let snapshot = self.durable_snapshot()?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}
+
+impl Machine {
+    /// The on-disk version with its own applied position; pins its files while it is held.
+    fn durable_snapshot(&self) -> io::Result<Snapshot> {
+        loop {
+            let meta = self.durable_meta()?;
+            let pin = self.engine.pin();
+            // A flush may end in between; then both are looked at again. Flushes are rare.
+            if meta.last_log_id.map_or(0, |last| last.index) == pin.point().index.0 {
+                return Ok(Snapshot { meta, snapshot: SnapshotPayload::Pinned(Box::new(pin)) });
+            }
+        }
+    }
+}
+
+/// "Builds" a snapshot: what is durable already is one. Nothing is copied, nothing stays pinned.
+pub(crate) struct Builder(io::Result<Snapshot>);
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotPayload;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        std::mem::replace(&mut self.0, Err(io::Error::other("built already")))
+    }
+}
