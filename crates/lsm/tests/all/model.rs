@@ -43,8 +43,12 @@ fn change() -> impl Strategy<Value = (Family, Bytes, Option<Bytes>)> {
     (family, key(), value())
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn crash() -> impl Strategy<Value = Step> {
     let keep = prop::sample::select(&[0u8, 5, 50, 95, 100][..]);
+    (keep, any::<u64>()).prop_map(|(keep_percent, seed)| Step::Crash { keep_percent, seed })
+}
+
+fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => prop::collection::vec(change(), 1..12).prop_map(Step::Write),
         5 => Just(Step::Seal),
@@ -52,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Work),
         4 => (0..=100u8).prop_map(Step::Watermark),
         1 => Just(Step::Restart),
-        1 => (keep, any::<u64>()).prop_map(|(keep_percent, seed)| Step::Crash { keep_percent, seed }),
+        1 => crash(),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Transfer),
         3 => Just(Step::Check),
