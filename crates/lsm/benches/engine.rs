@@ -43,7 +43,7 @@ impl Bench {
         .unwrap();
         let mut bench = Self { engine, keys, revision: 1, random: 1, value: Vec::new(), _dir: dir };
         // Half of a value compresses, half does not.
-        for _ in 0..25 {
+        for _ in 0..125 {
             let noise = bench.next_random().to_le_bytes();
             bench.value.extend_from_slice(&noise[..4]);
             bench.value.extend_from_slice(b"abcd");
@@ -63,7 +63,8 @@ impl Bench {
         let mut batch = Batch::with_capacity(BATCH as usize);
         for number in numbers {
             self.revision += 1;
-            let value = Bytes::copy_from_slice(&self.value);
+            let start = self.next_random() as usize % 800;
+            let value = Bytes::copy_from_slice(&self.value[start..start + 200]);
             batch.put(Family::Data, key(number), self.revision, 0, value);
         }
         let point = ReadPoint {

@@ -1,16 +1,23 @@
 //! The content of one data block, and searching it.
 //!
+//! Keys lie together in front of the values: a search touches a few cache lines of keys and then
+//! the one value it wants, instead of a line or two per record it passes.
+//!
 //! ```text
-//! records:
-//!    0  shared       u16   bytes of the key it has in common with the record before it
-//!    2  unshared     u16   bytes of the key that follow here
-//!    4  value_bytes  u32   bit 31: tombstone; bit 30: reserved for a reference to a blob file
-//!    8  seq_delta    i32   sequence number minus the block's base
-//!   12  ordinal      u32
-//!   16  key bytes, value bytes
-//! after the records:
-//!       restarts     u32 each: offsets of records whose `shared` is 0
-//!       base_seq     u64
+//! keys, for every record:
+//!    0  shared        u16   bytes of the key it has in common with the record before it
+//!    2  unshared      u16   bytes of the key that follow here
+//!    4  value_bytes   u32   bit 31: tombstone; bit 30: reserved for a reference to a blob file
+//!    8  seq_delta     i32   sequence number minus the block's base
+//!   12  ordinal       u32
+//!   16  key bytes
+//! values, one behind the other in the order of the records
+//! restarts, for every record whose key is whole (`shared` is 0):
+//!       key_offset    u32   where the record begins
+//!       value_offset  u32   where its value begins, counted from the first value
+//! tail:
+//!       base_seq      u64
+//!       keys_bytes    u32   where the values begin
 //!       restart_count u32
 //! ```
 
@@ -20,22 +27,33 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::codec::Decoder;
+use crate::table::builder::shared_prefix;
 
 /// Fixed part of a record, bytes.
 pub(crate) const FIXED_BYTES: usize = 16;
+/// Bytes of the tail.
+pub(crate) const TAIL_BYTES: usize = 16;
 /// `value_bytes` of a tombstone.
 pub(crate) const TOMBSTONE: u32 = 1 << 31;
 /// Largest plain `value_bytes`.
 const VALUE_BYTES_MASK: u32 = (1 << 30) - 1;
-const TAIL_BYTES: usize = 12;
+const RESTART_BYTES: usize = 8;
 
 /// A data block in memory.
 #[derive(Debug)]
 pub(crate) struct Block {
     content: Bytes,
-    records_end: usize,
+    keys_end: usize,
+    values_end: usize,
     restarts: usize,
     base_seq: u64,
+}
+
+/// Where a record begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) key: usize,
+    pub(crate) value: usize,
 }
 
 /// One record of a block, its key relative to the record before it.
@@ -47,6 +65,13 @@ pub(crate) struct Parsed {
     pub(crate) is_tombstone: bool,
     pub(crate) seq: u64,
     pub(crate) ordinal: u32,
+}
+
+impl Parsed {
+    /// Where the next record begins.
+    pub(crate) fn next(&self) -> Position {
+        Position { key: self.key.end, value: self.value.end }
+    }
 }
 
 /// What a search in a block found.
@@ -66,13 +91,14 @@ impl Block {
         let tail = content.len().checked_sub(TAIL_BYTES).ok_or(CUT)?;
         let mut decoder = Decoder::new(content.get(tail..).ok_or(CUT)?);
         let base_seq = decoder.u64().ok_or(CUT)?;
+        let keys_end = decoder.u32().ok_or(CUT)? as usize;
         let restarts = decoder.u32().ok_or(CUT)? as usize;
-        let table_bytes = restarts.checked_mul(4).ok_or(CUT)?;
-        let records_end = tail.checked_sub(table_bytes).ok_or(CUT)?;
-        if restarts == 0 || records_end < FIXED_BYTES {
-            return Err("block is empty");
+        let table_bytes = restarts.checked_mul(RESTART_BYTES).ok_or(CUT)?;
+        let values_end = tail.checked_sub(table_bytes).ok_or(CUT)?;
+        if restarts == 0 || keys_end < FIXED_BYTES || keys_end > values_end {
+            return Err("block is malformed");
         }
-        Ok(Self { content: content.into(), records_end, restarts, base_seq })
+        Ok(Self { content: content.into(), keys_end, values_end, restarts, base_seq })
     }
 
     /// Memory held, bytes.
@@ -80,9 +106,14 @@ impl Block {
         self.content.len() + size_of::<Self>()
     }
 
-    /// Offset behind the last record.
-    pub(crate) fn end(&self) -> usize {
-        self.records_end
+    /// Whether there is no record at `position`, because it is behind the last one.
+    pub(crate) fn is_end(&self, position: Position) -> bool {
+        position.key >= self.keys_end
+    }
+
+    /// Number of restarts; at least one.
+    pub(crate) fn restarts(&self) -> usize {
+        self.restarts
     }
 
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
@@ -94,42 +125,46 @@ impl Block {
         self.content.slice(range)
     }
 
-    /// The record at `offset`; the next one begins at the end of its value.
+    /// The record at `position`; `None` if the block is damaged.
     #[inline]
-    pub(crate) fn parse(&self, offset: usize) -> Option<Parsed> {
-        let fixed: &[u8; FIXED_BYTES] = self.content.get(offset..)?.first_chunk()?;
+    pub(crate) fn parse(&self, position: Position) -> Option<Parsed> {
+        let fixed: &[u8; FIXED_BYTES] = self.content.get(position.key..)?.first_chunk()?;
         let shared = u16::from_le_bytes([fixed[0], fixed[1]]);
         let unshared = u16::from_le_bytes([fixed[2], fixed[3]]);
         let value_bytes = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
         let delta = i32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
         let ordinal = u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]);
-        let key_start = offset + FIXED_BYTES;
-        let key_end = key_start + usize::from(unshared);
         let is_tombstone = value_bytes == TOMBSTONE;
         if !is_tombstone && value_bytes > VALUE_BYTES_MASK {
             return None;
         }
-        let value_end = if is_tombstone { key_end } else { key_end + value_bytes as usize };
-        if value_end > self.records_end {
+        let key_start = position.key + FIXED_BYTES;
+        let key_end = key_start + usize::from(unshared);
+        let value_end = position.value + if is_tombstone { 0 } else { value_bytes as usize };
+        if key_end > self.keys_end || value_end > self.values_end {
             return None;
         }
         Some(Parsed {
             shared: usize::from(shared),
             key: key_start..key_end,
-            value: key_end..value_end,
+            value: position.value..value_end,
             is_tombstone,
             seq: self.base_seq.wrapping_add_signed(i64::from(delta)),
             ordinal,
         })
     }
 
-    fn restart(&self, index: usize) -> Option<usize> {
-        let at = self.records_end + 4 * index;
-        let bytes: &[u8; 4] = self.content.get(at..)?.first_chunk()?;
-        Some(u32::from_le_bytes(*bytes) as usize)
+    /// Where the record of a restart begins.
+    pub(crate) fn restart(&self, index: usize) -> Option<Position> {
+        let at = self.values_end + RESTART_BYTES * index;
+        let [a, b, c, d, e, f, g, h] = *self.content.get(at..)?.first_chunk::<RESTART_BYTES>()?;
+        Some(Position {
+            key: u32::from_le_bytes([a, b, c, d]) as usize,
+            value: self.keys_end + u32::from_le_bytes([e, f, g, h]) as usize,
+        })
     }
 
-    /// Offset of the last restart record before (`key`, `seq`), else of the first record.
+    /// The last restart whose record is before (`key`, `seq`), else the first.
     pub(crate) fn seek_restart(&self, key: &[u8], seq: u64) -> Option<usize> {
         let (mut low, mut high) = (0, self.restarts);
         // Restarts below `low` are before the target (or the first), from `high` on they are not.
@@ -143,7 +178,7 @@ impl Block {
                 high = middle;
             }
         }
-        self.restart(low)
+        Some(low)
     }
 
     /// The first record of `key` with a sequence number of at most `seq_max`.
@@ -151,11 +186,11 @@ impl Block {
     /// Keys are not put together: while the records before the target are passed it is enough to
     /// know how many bytes of the target the last key matched. `None`: the block is damaged.
     pub(crate) fn find(&self, key: &[u8], seq_max: u64) -> Option<Found> {
-        let mut offset = self.seek_restart(key, seq_max)?;
+        let mut position = self.restart(self.seek_restart(key, seq_max)?)?;
         let mut matched = 0;
-        while offset < self.records_end {
-            let record = self.parse(offset)?;
-            offset = record.value.end;
+        while !self.is_end(position) {
+            let record = self.parse(position)?;
+            position = record.next();
             if record.shared == 0 {
                 // Also true of every restart record, whatever it has in common.
                 matched = 0;
@@ -170,7 +205,7 @@ impl Block {
             let suffix = self.slice(record.key.clone());
             let wanted = key.get(matched..)?;
             match suffix.cmp(wanted) {
-                Ordering::Less => matched += super::builder::shared_prefix(suffix, wanted),
+                Ordering::Less => matched += shared_prefix(suffix, wanted),
                 Ordering::Greater => return Some(Found::Absent),
                 Ordering::Equal if record.seq <= seq_max => return Some(Found::Record(record)),
                 Ordering::Equal => matched = key.len(),

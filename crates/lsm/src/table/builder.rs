@@ -1,12 +1,13 @@
 //! Builds the content of one data block; layout in `block.rs`.
 
 use crate::codec::Encode;
-use crate::table::block::{FIXED_BYTES, TOMBSTONE};
+use crate::table::block::{FIXED_BYTES, TAIL_BYTES, TOMBSTONE};
 
 /// Records of one family, in order, on their way to a block.
 pub(crate) struct BlockBuilder {
-    content: Vec<u8>,
-    restarts: Vec<u32>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    restarts: Vec<(u32, u32)>,
     restart_interval: usize,
     since_restart: usize,
     last_key: Vec<u8>,
@@ -19,7 +20,8 @@ pub(crate) struct BlockBuilder {
 impl BlockBuilder {
     pub(crate) fn new(restart_interval: usize) -> Self {
         Self {
-            content: Vec::new(),
+            keys: Vec::new(),
+            values: Vec::new(),
             restarts: Vec::new(),
             restart_interval,
             since_restart: 0,
@@ -37,7 +39,7 @@ impl BlockBuilder {
 
     /// Bytes of the block if it were finished now.
     pub(crate) fn bytes(&self) -> usize {
-        self.content.len() + 4 * self.restarts.len() + 12
+        self.keys.len() + self.values.len() + 8 * self.restarts.len() + TAIL_BYTES
     }
 
     /// The last key added.
@@ -63,8 +65,8 @@ impl BlockBuilder {
         let delta = i32::try_from(seq.wrapping_sub(self.base_seq).cast_signed())
             .expect("the writer closes a block before a sequence number that does not fit");
         let shared = if self.restarts.is_empty() || self.since_restart == self.restart_interval {
-            let offset = u32::try_from(self.content.len()).expect("blocks are below 1 GiB");
-            self.restarts.push(offset);
+            let offset = |n: usize| u32::try_from(n).expect("blocks are below 1 GiB");
+            self.restarts.push((offset(self.keys.len()), offset(self.values.len())));
             self.since_restart = 0;
             0
         } else {
@@ -72,13 +74,13 @@ impl BlockBuilder {
         };
         let length = |n: usize| u16::try_from(n).expect("keys are at most 16 KiB");
         let value_bytes = u32::try_from(value.map_or(0, <[u8]>::len)).expect("values are bounded");
-        self.content.put_u16(length(shared));
-        self.content.put_u16(length(key.len() - shared));
-        self.content.put_u32(if value.is_some() { value_bytes } else { TOMBSTONE });
-        self.content.put_u32(delta.cast_unsigned());
-        self.content.put_u32(ordinal);
-        self.content.extend_from_slice(&key[shared..]);
-        self.content.extend_from_slice(value.unwrap_or_default());
+        self.keys.put_u16(length(shared));
+        self.keys.put_u16(length(key.len() - shared));
+        self.keys.put_u32(if value.is_some() { value_bytes } else { TOMBSTONE });
+        self.keys.put_u32(delta.cast_unsigned());
+        self.keys.put_u32(ordinal);
+        self.keys.extend_from_slice(&key[shared..]);
+        self.values.extend_from_slice(value.unwrap_or_default());
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.since_restart += 1;
@@ -92,19 +94,24 @@ impl BlockBuilder {
         FIXED_BYTES + key.len() + value.map_or(0, <[u8]>::len)
     }
 
-    /// Completes the block; `take` its content, then [`BlockBuilder::clear`].
+    /// The content of the complete block; [`BlockBuilder::clear`] afterwards.
     pub(crate) fn finish(&mut self) -> &[u8] {
-        for restart in &self.restarts {
-            self.content.put_u32(*restart);
+        let keys_bytes = u32::try_from(self.keys.len()).expect("blocks are below 1 GiB");
+        self.keys.append(&mut self.values);
+        for (key_offset, value_offset) in &self.restarts {
+            self.keys.put_u32(*key_offset);
+            self.keys.put_u32(*value_offset);
         }
-        self.content.put_u64(self.base_seq);
-        self.content.put_u32(u32::try_from(self.restarts.len()).expect("restarts are few"));
-        &self.content
+        self.keys.put_u64(self.base_seq);
+        self.keys.put_u32(keys_bytes);
+        self.keys.put_u32(u32::try_from(self.restarts.len()).expect("restarts are few"));
+        &self.keys
     }
 
     /// Begins the next block.
     pub(crate) fn clear(&mut self) {
-        self.content.clear();
+        self.keys.clear();
+        self.values.clear();
         self.restarts.clear();
         self.since_restart = 0;
         self.last_key.clear();

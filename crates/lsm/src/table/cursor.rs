@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::read::{Direction, KeyRange};
-use crate::table::block::{Block, Parsed};
+use crate::table::block::Block;
 use crate::table::reader::{Fill, Table};
+use crate::table::walk::BlockWalk;
 use crate::types::Family;
 
 /// Bytes read ahead by a stream that reads a whole table.
@@ -57,12 +58,9 @@ pub(crate) struct TableSource {
     /// Blocks not visited yet; taken from the front going forward, from the back going backward.
     blocks: Range<usize>,
     number: usize,
-    block: Option<Arc<Block>>,
-    key: Vec<u8>,
-    record: Option<Parsed>,
-    /// Going forward: where the next record begins. Going backward: records before this one.
-    next_offset: usize,
-    before: Vec<(Vec<u8>, Parsed)>,
+    walk: BlockWalk,
+    /// Where the first block is entered; the others are entered at their edge.
+    edge: Option<Bytes>,
 }
 
 impl TableSource {
@@ -74,136 +72,105 @@ impl TableSource {
         direction: Direction,
         seqs: SeqRange,
     ) -> Result<Self> {
-        let blocks = table.blocks(family);
-        let mut source = Self {
-            table,
-            direction,
-            seqs,
-            loading: Loading::Cached,
-            blocks,
-            number: 0,
-            block: None,
-            key: Vec::new(),
-            record: None,
-            next_offset: 0,
-            before: Vec::new(),
+        let mut blocks = table.blocks(family);
+        let edge = match direction {
+            Direction::Forward => range.lower.clone(),
+            Direction::Backward => range.upper.clone(),
         };
-        source.seek(range)?;
+        match (direction, &edge) {
+            (Direction::Forward, Some(lower)) => blocks.start = table.seek(family, lower),
+            (Direction::Backward, Some(upper)) => {
+                // The block whose separator reaches `upper` may still hold keys below it.
+                blocks.end = blocks.end.min(table.seek(family, upper) + 1);
+            }
+            _ => {}
+        }
+        let mut source = Self::at(table, direction, seqs, Loading::Cached, blocks, edge.clone());
+        source.advance()?;
+        if let Some(edge) = edge {
+            source.pass(&edge)?;
+        }
         Ok(source)
     }
 
     /// All records of `family`, read past the cache in large pieces.
     pub(crate) fn whole(table: Arc<Table>, family: Family) -> Result<Self> {
         let blocks = table.blocks(family);
-        let mut source = Self {
-            table,
-            direction: Direction::Forward,
-            seqs: SeqRange::ALL,
-            loading: Loading::Ahead { buffer: Vec::new(), start: 0 },
-            blocks,
-            number: 0,
-            block: None,
-            key: Vec::new(),
-            record: None,
-            next_offset: 0,
-            before: Vec::new(),
-        };
+        let loading = Loading::Ahead { buffer: Vec::new(), start: 0 };
+        let mut source = Self::at(table, Direction::Forward, SeqRange::ALL, loading, blocks, None);
         source.advance()?;
         Ok(source)
     }
 
-    fn seek(&mut self, range: &KeyRange) -> Result<()> {
-        match (self.direction, range.lower.as_deref(), range.upper.as_deref()) {
-            (Direction::Forward, Some(lower), _) => {
-                self.blocks.start = self.table.index().seek(self.blocks.clone(), lower);
-                self.advance()?;
-                while self.record.is_some() && self.key.as_slice() < lower {
-                    self.advance()?;
-                }
-            }
-            (Direction::Backward, _, Some(upper)) => {
-                // The block whose separator reaches `upper` may still hold keys below it.
-                let reach = self.table.index().seek(self.blocks.clone(), upper);
-                self.blocks.end = self.blocks.end.min(reach + 1);
-                self.advance()?;
-                while self.record.is_some() && self.key.as_slice() >= upper {
-                    self.advance()?;
-                }
-            }
-            _ => self.advance()?,
+    fn at(
+        table: Arc<Table>,
+        direction: Direction,
+        seqs: SeqRange,
+        loading: Loading,
+        blocks: Range<usize>,
+        edge: Option<Bytes>,
+    ) -> Self {
+        Self { table, direction, seqs, loading, blocks, number: 0, walk: BlockWalk::new(), edge }
+    }
+
+    /// Moves over records outside the near end of the range.
+    fn pass(&mut self, edge: &[u8]) -> Result<()> {
+        let is_outside = |source: &Self| match source.direction {
+            Direction::Forward => source.key() < edge,
+            Direction::Backward => source.key() >= edge,
+        };
+        while self.is_valid() && is_outside(self) {
+            self.advance()?;
         }
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn is_valid(&self) -> bool {
-        self.record.is_some()
+        self.walk.record().is_some()
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
-        &self.key
+        self.walk.key()
     }
 
+    #[inline]
     pub(crate) fn seq(&self) -> u64 {
-        self.record.as_ref().map_or(0, |r| r.seq)
+        self.walk.record().map_or(0, |r| r.seq)
     }
 
     pub(crate) fn ordinal(&self) -> u32 {
-        self.record.as_ref().map_or(0, |r| r.ordinal)
+        self.walk.record().map_or(0, |r| r.ordinal)
     }
 
     pub(crate) fn value(&self) -> Option<&[u8]> {
-        let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
-        (!record.is_tombstone).then(|| block.slice(record.value.clone()))
+        self.walk.value()
     }
 
     pub(crate) fn value_bytes(&self) -> Option<Bytes> {
-        let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
-        (!record.is_tombstone).then(|| block.share(record.value.clone()))
+        self.walk.value_bytes()
     }
 
     /// Moves to the next visible record, or past the end.
     pub(crate) fn advance(&mut self) -> Result<()> {
         loop {
             let moved = match self.direction {
-                Direction::Forward => self.step_forward()?,
-                Direction::Backward => self.step_backward(),
+                Direction::Forward => self.walk.forward(),
+                Direction::Backward => self.walk.backward(),
             };
+            let moved = moved.ok_or_else(|| self.table.damaged(self.number))?;
             if !moved && !self.next_block()? {
-                self.record = None;
-                self.block = None;
+                self.walk.leave();
                 return Ok(());
             }
-            if moved && self.record.as_ref().is_some_and(|r| self.seqs.contains(r.seq)) {
+            if moved && self.walk.record().is_some_and(|r| self.seqs.contains(r.seq)) {
                 return Ok(());
             }
         }
     }
 
-    fn step_forward(&mut self) -> Result<bool> {
-        let Some(block) = &self.block else { return Ok(false) };
-        if self.next_offset >= block.end() {
-            return Ok(false);
-        }
-        let record =
-            block.parse(self.next_offset).ok_or_else(|| self.table.damaged(self.number))?;
-        if record.shared > self.key.len() {
-            return Err(self.table.damaged(self.number));
-        }
-        self.key.truncate(record.shared);
-        self.key.extend_from_slice(block.slice(record.key.clone()));
-        self.next_offset = record.value.end;
-        self.record = Some(record);
-        Ok(true)
-    }
-
-    fn step_backward(&mut self) -> bool {
-        let Some((key, record)) = self.before.pop() else { return false };
-        self.key = key;
-        self.record = Some(record);
-        true
-    }
-
-    /// Loads the next block that can hold visible records; false if there is none.
+    /// Enters the next block that can hold visible records; false if there is none.
     fn next_block(&mut self) -> Result<bool> {
         loop {
             let next = match self.direction {
@@ -211,18 +178,18 @@ impl TableSource {
                 Direction::Backward => self.blocks.next_back(),
             };
             let Some(number) = next else { return Ok(false) };
+            let edge = self.edge.take();
             let bounds = self.table.index().entry(number).map(|e| (e.seq_min, e.seq_max));
             if bounds.is_none_or(|(min, max)| !self.seqs.overlaps(min, max)) {
                 continue;
             }
             self.number = number;
             let block = self.load(number)?;
-            self.key.clear();
-            self.next_offset = 0;
-            if self.direction == Direction::Backward {
-                self.before = unfold(&block).ok_or_else(|| self.table.damaged(number))?;
-            }
-            self.block = Some(block);
+            let entered = match self.direction {
+                Direction::Forward => self.walk.enter_forward(block, edge.as_deref()),
+                Direction::Backward => self.walk.enter_backward(block, edge.as_deref()),
+            };
+            entered.ok_or_else(|| self.table.damaged(number))?;
             return Ok(true);
         }
     }
@@ -245,24 +212,6 @@ impl TableSource {
         let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
         self.table.block_from(number, stored.unwrap_or_default())
     }
-}
-
-/// All records of a block with their whole keys, in order.
-fn unfold(block: &Block) -> Option<Vec<(Vec<u8>, Parsed)>> {
-    let mut records: Vec<(Vec<u8>, Parsed)> = Vec::new();
-    let mut offset = 0;
-    while offset < block.end() {
-        let record = block.parse(offset)?;
-        offset = record.value.end;
-        let shared = match records.last() {
-            Some((last, _)) => last.get(..record.shared)?,
-            None if record.shared == 0 => &[],
-            None => return None,
-        };
-        let key = [shared, block.slice(record.key.clone())].concat();
-        records.push((key, record));
-    }
-    Some(records)
 }
 
 /// The stream of tables that do not overlap, opened one after another.

@@ -10,6 +10,7 @@
 //!                       key of the next block of the family
 //! ```
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use crate::codec::{Decoder, Encode};
@@ -26,11 +27,21 @@ pub(crate) struct IndexEntry {
     pub(crate) seq_max: u64,
 }
 
-/// The index of a table, in memory: about 50 bytes per block.
+/// The index of a table, in memory: about 60 bytes per block.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     separators: Vec<u8>,
     entries: Vec<IndexEntry>,
+    /// Eight bytes of each separator behind what all of its family have in common: most of a
+    /// search runs over these, eight to a cache line. Empty while the index is being built.
+    heads: Vec<u64>,
+}
+
+/// The blocks of one family and how many first bytes all their separators have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) blocks: Range<usize>,
+    common_bytes: usize,
 }
 
 impl Index {
@@ -46,7 +57,7 @@ impl Index {
 
     /// Memory held, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.separators.len() + self.entries.len() * size_of::<IndexEntry>()
+        self.separators.len() + self.entries.len() * (size_of::<IndexEntry>() + size_of::<u64>())
     }
 
     pub(crate) fn entry(&self, block: usize) -> Option<&IndexEntry> {
@@ -59,9 +70,41 @@ impl Index {
         self.separators.get(start..end(block)).unwrap_or_default()
     }
 
-    /// The first of `blocks` whose separator is at or after `key`; the end of `blocks` if none.
+    /// Prepares `blocks`, which are those of one family, for [`Index::seek`].
+    pub(crate) fn stretch(&mut self, blocks: Range<usize>) -> Stretch {
+        let last = blocks.end.saturating_sub(1);
+        let common_bytes = shared_prefix(self.separator(blocks.start), self.separator(last));
+        self.heads.resize(self.entries.len(), 0);
+        for block in blocks.clone() {
+            let head = head(self.separator(block).get(common_bytes..).unwrap_or_default());
+            if let Some(slot) = self.heads.get_mut(block) {
+                *slot = head;
+            }
+        }
+        Stretch { blocks, common_bytes }
+    }
+
+    /// The first block of `stretch` whose separator is at or after `key`; its end if none.
     #[inline]
-    pub(crate) fn seek(&self, blocks: Range<usize>, key: &[u8]) -> usize {
+    pub(crate) fn seek(&self, stretch: &Stretch, key: &[u8]) -> usize {
+        let Range { start, end } = stretch.blocks;
+        let common = self.separator(start).get(..stretch.common_bytes).unwrap_or_default();
+        let (first, rest) = key.split_at(key.len().min(common.len()));
+        match first.cmp(common) {
+            Ordering::Less => return start,
+            Ordering::Greater => return end,
+            Ordering::Equal => {}
+        }
+        let wanted = head(rest);
+        let heads = self.heads.get(start..end).unwrap_or_default();
+        let low = start + heads.partition_point(|head| *head < wanted);
+        // Equal heads are rare unless separators differ only behind them.
+        let equal = heads.get(low - start..).unwrap_or_default();
+        let high = low + equal.partition_point(|head| *head == wanted);
+        self.seek_whole(low..high, key)
+    }
+
+    fn seek_whole(&self, blocks: Range<usize>, key: &[u8]) -> usize {
         let (mut low, mut high) = (blocks.start, blocks.end);
         while low < high {
             let middle = low.midpoint(high);
@@ -117,6 +160,18 @@ impl Index {
     }
 }
 
+/// The first eight bytes as a number; of unequal numbers the smaller has the smaller bytes.
+fn head(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<8>() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => bytes
+            .iter()
+            .fold(0, |head, byte| head << 8 | u64::from(*byte))
+            .checked_shl(8 * (8 - u32::try_from(bytes.len()).unwrap_or(8)))
+            .unwrap_or(0),
+    }
+}
+
 /// A short key at or after `last` and before `next`; `last` itself if nothing is shorter.
 pub(crate) fn separator<'a>(last: &'a [u8], next: &'a [u8]) -> &'a [u8] {
     debug_assert!(last <= next);
@@ -145,6 +200,27 @@ mod tests {
             let found = separator(last.as_bytes(), next.as_bytes());
             assert_eq!(found, expected.as_bytes());
             assert!(found >= last.as_bytes() && (found < next.as_bytes() || last == next));
+        }
+    }
+
+    #[test]
+    fn seek_finds_the_first_separator_at_or_after_a_key() {
+        let separators: Vec<Vec<u8>> =
+            ["ab", "ab/1", "ab/12345678", "ab/123456789", "ab/2", "ab/2", "abz", "abz\0"]
+                .map(|s| s.as_bytes().to_vec())
+                .into();
+        let mut index = Index::default();
+        for (n, separator) in (0..).zip(&separators) {
+            index.push(Handle { offset: n * 10, bytes: 10 }, (0, 0), separator);
+        }
+        for blocks in [0..8, 1..6, 2..4, 3..4] {
+            let stretch = index.stretch(blocks.clone());
+            let around = [&b""[..], b"a", b"ab", b"ab/", b"ab/123456780", b"ab/3", b"abz", b"b"];
+            for key in around.into_iter().chain(separators.iter().map(Vec::as_slice)) {
+                let expected = blocks.clone().find(|b| separators[*b].as_slice() >= key);
+                let expected = expected.unwrap_or(blocks.end);
+                assert_eq!(index.seek(&stretch, key), expected, "{key:?} in {blocks:?}");
+            }
         }
     }
 

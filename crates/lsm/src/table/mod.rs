@@ -25,6 +25,7 @@ mod format;
 mod index;
 mod properties;
 mod reader;
+mod walk;
 mod writer;
 
 pub(crate) use block::Block;

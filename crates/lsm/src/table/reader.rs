@@ -16,7 +16,7 @@ use crate::shared::{BlockKey, Shared};
 use crate::table::block::{Block, Found};
 use crate::table::filter::Filter;
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
-use crate::table::index::Index;
+use crate::table::index::{Index, Stretch};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
 use crate::table::writer::TableDescriptor;
 use crate::types::{Family, Record};
@@ -51,7 +51,7 @@ pub(crate) struct Home {
 /// The part of a table one family has.
 #[derive(Debug)]
 struct Section {
-    blocks: Range<usize>,
+    stretch: Stretch,
     properties: FamilyProperties,
 }
 
@@ -86,7 +86,7 @@ impl Table {
             .disk
             .open(&path, OpenMode::Read)
             .map_err(|e| missing_is_corrupt(e, &path, "open"))?;
-        let parts = Parts::load(file.as_ref(), &path, &descriptor)?;
+        let mut parts = Parts::load(file.as_ref(), &path, &descriptor)?;
         let sections = parts.sections().ok_or_else(|| {
             Error::corrupt(
                 &path,
@@ -170,7 +170,12 @@ impl Table {
 
     /// The blocks of `family`, empty if it has none.
     pub(crate) fn blocks(&self, family: Family) -> Range<usize> {
-        self.section(family).map_or(0..0, |s| s.blocks.clone())
+        self.section(family).map_or(0..0, |s| s.stretch.blocks.clone())
+    }
+
+    /// The first block of `family` that may hold `key` or something behind it.
+    pub(crate) fn seek(&self, family: Family, key: &[u8]) -> usize {
+        self.section(family).map_or(0, |s| self.index.seek(&s.stretch, key))
     }
 
     /// Smallest and largest key and the sequence bounds of `family`.
@@ -209,13 +214,13 @@ impl Table {
             self.filter_useful.fetch_add(1, Ordering::Relaxed);
             return Ok(Lookup::Absent);
         }
-        self.search(section.blocks.clone(), key, seq_max, fill)
+        self.search(&section.stretch, key, seq_max, fill)
     }
 
-    fn search(&self, blocks: Range<usize>, key: &[u8], seq_max: u64, fill: Fill) -> Result<Lookup> {
-        let first = self.index.seek(blocks.clone(), key);
+    fn search(&self, stretch: &Stretch, key: &[u8], seq_max: u64, fill: Fill) -> Result<Lookup> {
+        let first = self.index.seek(stretch, key);
         // Versions of one key may span several blocks; every other search ends in its first.
-        for number in first..blocks.end {
+        for number in first..stretch.blocks.end {
             let Some(entry) = self.index.entry(number) else { break };
             if entry.seq_min <= seq_max {
                 let Some(block) = self.block(number, fill)? else { return Ok(Lookup::NeedsIo) };
@@ -343,12 +348,13 @@ impl Parts {
     }
 
     /// Which blocks belong to which family; `None` if the counts contradict the index.
-    fn sections(&self) -> Option<[Option<Section>; Family::COUNT]> {
+    fn sections(&mut self) -> Option<[Option<Section>; Family::COUNT]> {
         let mut sections = [const { None }; Family::COUNT];
         let mut start = 0;
         for properties in &self.properties.families {
             let end = start + properties.blocks as usize;
-            let section = Section { blocks: start..end, properties: properties.clone() };
+            let stretch = self.index.stretch(start..end);
+            let section = Section { stretch, properties: properties.clone() };
             *sections.get_mut(properties.family.index())? = Some(section);
             start = end;
         }
