@@ -6,7 +6,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use holdfast_model::SYSTEM_KEYSPACE;
+
 use crate::errors::ApiError;
+
+/// Name of [`Identity::system`]; no user can be called so, for a name has no NUL.
+const SYSTEM_USER: &str = "\0system";
 
 /// Who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +26,16 @@ impl Identity {
     /// The user called `name`; anonymous if the name is empty.
     pub fn named(name: &str) -> Self {
         Self { user: (!name.is_empty()).then(|| name.into()) }
+    }
+
+    /// The cluster itself, which alone may touch range 0 as keys. No adapter gives it to a caller.
+    pub fn system() -> Self {
+        Self { user: Some(SYSTEM_USER.into()) }
+    }
+
+    /// Whether the cluster itself asks.
+    pub fn is_system(&self) -> bool {
+        self.user.as_deref() == Some(SYSTEM_USER)
     }
 
     /// The user's name; empty for anonymous.
@@ -79,12 +94,31 @@ pub trait Authorizer: Send + Sync + Debug + 'static {
     fn authorize(&self, identity: &Identity, access: Access<'_>) -> Result<(), ApiError>;
 }
 
-/// Lets everybody do everything: the rule of a cluster without users.
+/// Lets everybody do everything but touch range 0 as keys: the rule of a cluster without users.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open;
 
 impl Authorizer for Open {
-    fn authorize(&self, _: &Identity, _: Access<'_>) -> Result<(), ApiError> {
+    fn authorize(&self, identity: &Identity, access: Access<'_>) -> Result<(), ApiError> {
+        if access.keyspace == SYSTEM_KEYSPACE && !identity.is_system() {
+            return Err(ApiError::PermissionDenied);
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_0_is_closed_to_everybody_but_the_cluster_itself() {
+        let access =
+            |keyspace| Access { verb: Verb::Read, keyspace, keys: Keys::One(b"sys/cluster") };
+        for identity in [Identity::ANONYMOUS, Identity::named("root")] {
+            assert_eq!(Open.authorize(&identity, access("sys")), Err(ApiError::PermissionDenied));
+            assert_eq!(Open.authorize(&identity, access("")), Ok(()));
+        }
+        assert_eq!(Open.authorize(&Identity::system(), access("sys")), Ok(()));
     }
 }

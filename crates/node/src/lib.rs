@@ -17,5 +17,6 @@ mod errors;
 pub mod identity;
 pub mod limits;
 pub mod peers;
+pub mod registry;
 pub mod sealed;
 pub mod system;

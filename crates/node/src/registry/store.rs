@@ -94,8 +94,7 @@ impl Store {
         )?;
         let is_stopping = Arc::new(AtomicBool::new(false));
         let stopping = is_stopping.clone();
-        let thread =
-            holdfast_runtime::thread("journal", move || write(writer, &stopping, &fatal))?;
+        let thread = holdfast_runtime::thread("journal", move || write(writer, &stopping, &fatal))?;
         let engine_options = engine_options(config);
         let store = Self {
             doors,
@@ -210,7 +209,9 @@ fn journal_options(config: &Config) -> JournalOptions {
         segment_bytes: config.journal.segment_bytes,
         limit_bytes: config.journal.limit_bytes,
         cache_bytes: config.journal.cache_bytes,
-        queue_bytes_max: JournalOptions::default().queue_bytes_max.min(config.journal.segment_bytes),
+        queue_bytes_max: JournalOptions::default()
+            .queue_bytes_max
+            .min(config.journal.segment_bytes),
         ..JournalOptions::default()
     }
 }

@@ -1,0 +1,89 @@
+//! What peers say, handed to the replica it is for.
+
+use futures_util::future::BoxFuture;
+use holdfast_model::{NodeId, RangeId, ReplicaId};
+use holdfast_replica::{Replica, SnapshotReceiver};
+use holdfast_wire::peer::v1::message::Body;
+use holdfast_wire::peer::v1::{Refusal, SnapshotData, SnapshotHeader, SnapshotResult};
+use tokio::sync::mpsc;
+
+use super::Registry;
+use crate::peers::{Host, HostSession, Route, SnapshotSink, busy, unknown_replica};
+
+impl Registry {
+    /// The replica a message is for, if it is here under exactly that id.
+    fn addressed(&self, route: Route) -> Result<Replica, Refusal> {
+        let hosted = self.hosted();
+        let replica = hosted.get(&route.range).filter(|h| h.group.replica == route.to);
+        replica.map(|h| h.replica.clone()).ok_or_else(|| unknown_replica(route))
+    }
+}
+
+async fn serve(replica: Replica, body: Body) -> Body {
+    let served = match body {
+        Body::Heartbeat(m) => replica.handle_heartbeat(m).await.map(Body::HeartbeatResponse),
+        Body::Vote(m) => replica.handle_vote(m).await.map(Body::VoteResponse),
+        Body::Transfer(m) => replica.handle_transfer(m).await.map(Body::TransferResponse),
+        Body::ReadIndex(_) => Ok(Body::ReadIndexResponse(replica.handle_read_index().await)),
+        _ => return Body::Refusal(busy("this is not a request")),
+    };
+    served.unwrap_or_else(|error| Body::Refusal(busy(error.to_string())))
+}
+
+impl Host for Registry {
+    fn session(&self, route: Route, capacity: usize) -> Result<HostSession, Refusal> {
+        let replica = self.addressed(route)?;
+        let (requests, receiver) = mpsc::channel(capacity);
+        Ok(HostSession { requests, responses: replica.handle_session(receiver) })
+    }
+
+    fn request(&self, route: Route, body: Body) -> BoxFuture<'static, Body> {
+        match self.addressed(route) {
+            Ok(replica) => Box::pin(serve(replica, body)),
+            Err(refusal) => Box::pin(async { Body::Refusal(refusal) }),
+        }
+    }
+
+    fn snapshot(
+        &self,
+        node: NodeId,
+        header: SnapshotHeader,
+    ) -> BoxFuture<'static, Result<Box<dyn SnapshotSink>, Refusal>> {
+        let route = Route {
+            range: RangeId(header.range_id),
+            from: ReplicaId(header.from_replica),
+            to: ReplicaId(header.to_replica),
+            node,
+        };
+        let replica = self.addressed(route);
+        Box::pin(async move {
+            let receiver = replica?.begin_snapshot(&header).await;
+            let receiver = receiver.map_err(|e| busy(e.to_string()))?;
+            Ok(Box::new(Sink(receiver)) as Box<dyn SnapshotSink>)
+        })
+    }
+
+    fn peer_lost(&self, node: NodeId) {
+        for hosted in self.hosted().values() {
+            hosted.replica.peer_lost(node);
+        }
+    }
+
+    fn peer_back(&self, node: NodeId) {
+        for hosted in self.hosted().values() {
+            hosted.replica.peer_back(node);
+        }
+    }
+}
+
+struct Sink(SnapshotReceiver);
+
+impl SnapshotSink for Sink {
+    fn write(&mut self, chunk: SnapshotData) -> std::io::Result<()> {
+        self.0.write(&chunk).map_err(std::io::Error::other)
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<SnapshotResult, Refusal>> {
+        Box::pin(async move { self.0.finish().await.map_err(|e| busy(e.to_string())) })
+    }
+}
