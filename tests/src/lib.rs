@@ -1,1 +1,37 @@
-//! To be filled.
+//! Holdfast as users run it: real processes, real sockets, real disks.
+//!
+//! Owns: starting, breaking and mending clusters for tests; histories and their checker.
+//! Must never know: what the binaries are made of. Everything goes through the SDK, the command
+//! line, or the public messages.
+//! Invariants:
+//! * Only processes that this program started are signalled, and none outlives it.
+//! * Every cluster has ports and a folder of its own; nothing outside of `target/` is written.
+//! * A scenario that fails prints the end of every node's log.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::print_stderr)]
+
+mod address;
+mod binaries;
+mod cli;
+mod cluster;
+mod guardian;
+mod history;
+mod http;
+mod node;
+mod rpc;
+mod scenario;
+mod wait;
+mod workload;
+
+pub use binaries::{binary, example};
+pub use cli::{Cli, Finished, Running};
+pub use cluster::{Cluster, Options};
+pub use history::{History, Outcome, Read, Seen, Write};
+pub use http::{HttpAnswer, http_get};
+pub use node::Node;
+pub use rpc::{RawCodec, Rpc, refusal};
+pub use scenario::{scenario, shared};
+pub use wait::eventually;
+pub use workload::{Load, Workload};
+
+/// Real records (key TAB value), a sample of what `holdfast load` is made for.
+pub const SAMPLE: &str = include_str!("../data/sample.tsv");

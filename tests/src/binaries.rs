@@ -1,0 +1,37 @@
+//! Finding what was built beside this test.
+
+use std::path::PathBuf;
+
+/// The folder the profile builds into: `target/release` for `target/release/deps/all-…`.
+fn profile_folder() -> PathBuf {
+    let own = std::env::current_exe().expect("a running test has a path");
+    let folder = own.ancestors().nth(2);
+    folder.expect("a test lies in target/<profile>/deps").to_owned()
+}
+
+/// The folder for what tests write.
+pub(crate) fn scratch() -> PathBuf {
+    let profile = profile_folder();
+    profile.parent().unwrap_or(&profile).join("tmp")
+}
+
+/// The binary `name`.
+///
+/// # Panics
+/// If it was not built.
+pub fn binary(name: &str) -> PathBuf {
+    let path = profile_folder().join(name);
+    assert!(path.exists(), "{} is missing: run `make build` first", path.display());
+    path
+}
+
+/// The example program `name`.
+///
+/// # Panics
+/// If it was not built.
+pub fn example(name: &str) -> PathBuf {
+    let places = [profile_folder().join("examples").join(name), profile_folder().join(name)];
+    let found = places.iter().find(|path| path.is_file());
+    let found = found.unwrap_or_else(|| panic!("no example {name} was built: {places:?}"));
+    found.clone()
+}

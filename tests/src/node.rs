@@ -1,0 +1,193 @@
+//! One `holdfastd` process: started, signalled and ended by its handle.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binaries::binary;
+use crate::guardian;
+use crate::wait::eventually;
+
+/// Lines of a log that are printed for a failed scenario.
+const LOG_LINES_SHOWN: usize = 60;
+
+/// A node: its addresses, its folder, and its process while there is one.
+#[derive(Debug)]
+pub struct Node {
+    /// Where clients reach it.
+    pub client: String,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Where HTTP reaches it.
+    pub http: String,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Node {
+    pub(crate) fn new(folder: PathBuf, [client, peer, http]: [String; 3]) -> Self {
+        Self { client, peer, http, folder, arguments: Vec::new(), process: None }
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("holdfast.toml")
+    }
+
+    /// What it has printed since it was first started.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(crate) fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..).unwrap_or_default().join("\n")
+    }
+
+    pub(crate) fn write_config(&self, seeds: &[String]) -> Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let text = format!(
+            "[node]\ndata_dir = {:?}\n[listen]\nclient = {:?}\npeer = {:?}\nhttp = {:?}\n\
+             [cluster]\nseeds = {seeds:?}\n",
+            self.data().display().to_string(),
+            self.client,
+            self.peer,
+            self.http,
+        );
+        Ok(fs::write(self.config(), text)?)
+    }
+
+    /// More arguments for every start from now on.
+    pub fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.arguments = arguments;
+    }
+
+    /// Starts it with its configuration and `arguments`.
+    ///
+    /// # Errors
+    /// If it runs already.
+    pub fn start(&mut self) -> Result<()> {
+        if self.is_running() {
+            bail!("{} runs already", self.client);
+        }
+        let log = self.folder.join("log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(binary("holdfastd"));
+        command.arg("--config").arg(self.config()).args(&self.arguments);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("HOLDFAST_") {
+                command.env_remove(name);
+            }
+        }
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("starting holdfastd")?;
+        guardian::watch_process(child.id());
+        self.process = Some(child);
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Whether its process has not ended (a paused one has not).
+    pub fn is_running(&mut self) -> bool {
+        match &mut self.process {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => false,
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(child) = &self.process else { bail!("{} does not run", self.client) };
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
+    /// SIGKILL; answers when it has ended.
+    ///
+    /// # Errors
+    /// If it was never started.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(child) = &mut self.process else { bail!("{} does not run", self.client) };
+        child.kill()?;
+        child.wait()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGTERM.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// If it still runs after `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let client = self.client.clone();
+        let Some(child) = &mut self.process else { bail!("{client} does not run") };
+        let ended = eventually(limit, async || {
+            child.try_wait()?.with_context(|| format!("{client} has not ended"))
+        });
+        let status = ended.await?;
+        self.process = None;
+        Ok(status)
+    }
+
+    /// SIGTERM, then waits.
+    ///
+    /// # Errors
+    /// If it does not run, or still does after 20 s.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.terminate()?;
+        self.ended(Duration::from_secs(20)).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.process {
+            // It may have ended already; then there is nothing to do.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
