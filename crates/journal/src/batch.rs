@@ -28,7 +28,7 @@
 //! there was torn by a crash and is cut off. Below a claim everything was durable, so what is
 //! broken there was damaged later. The last batch of a burst would be covered by nothing: a *mark*
 //! follows it within 10 ms. The mark starts on another 4 KiB block than the batch it covers, so
-//! that one bad block cannot take both; a *filler*, whose body is whatever lies there, bridges.
+//! that one bad block cannot take both; a *filler*, whose body is zeros, bridges the gap.
 //!
 //! `run` and `link` keep batches of an earlier run, left behind a torn tail, from being taken for
 //! a continuation of what was written over their beginning.

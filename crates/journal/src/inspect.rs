@@ -64,7 +64,8 @@ pub struct InspectedBatch {
     pub tails: Vec<Tail>,
 }
 
-/// Walks over the whole batches of a segment file, remains of torn ones included.
+/// Walks over the whole batches of a segment file, remains of torn ones included. What cannot be
+/// read counts as damaged.
 #[derive(Debug)]
 pub struct SegmentInspector {
     header: SegmentHeader,
@@ -81,10 +82,7 @@ impl SegmentInspector {
     /// [`Error::Corrupt`] if it has no whole header.
     pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let file = disk.open(path, OpenMode::Read).at("open", path)?;
-        let length = file.len().at("measure", path)?;
-        let mut bytes = vec![0; usize::try_from(SEGMENT_HEADER_BYTES.min(length)).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, 0).at("read", path)?;
-        let header = SegmentHeader::parse(&bytes).ok_or_else(|| Error::Corrupt {
+        let header = SegmentHeader::read(file.as_ref()).ok_or_else(|| Error::Corrupt {
             path: path.to_path_buf(),
             offset: 0,
             what: "a whole segment header",
@@ -111,9 +109,9 @@ impl SegmentInspector {
         self.header
     }
 
-    fn advance(&mut self) -> Result<Option<InspectedBatch>> {
-        let found = self.window.next_header(&self.segment, self.offset)?;
-        let Some((offset, header, checksum)) = found else { return Ok(None) };
+    fn advance(&mut self) -> Option<InspectedBatch> {
+        let found = self.window.next_header(&self.segment, self.offset);
+        let (offset, header, checksum) = found?;
         let linked = self.link.is_none_or(|link| link == header.link);
         self.offset = offset + header.batch_bytes();
         self.link = Some(checksum);
@@ -129,13 +127,13 @@ impl SegmentInspector {
             records: Vec::new(),
             tails: Vec::new(),
         };
-        self.fill(&mut batch, &header)?;
-        Ok(Some(batch))
+        self.fill(&mut batch, &header);
+        Some(batch)
     }
 
-    fn fill(&mut self, batch: &mut InspectedBatch, header: &BatchHeader) -> Result<()> {
+    fn fill(&mut self, batch: &mut InspectedBatch, header: &BatchHeader) {
         let start = batch.offset + BATCH_HEADER_BYTES as u64;
-        let body = self.window.bytes(&self.segment, start, u64::from(header.body_bytes))?;
+        let body = self.window.bytes(&self.segment, start, u64::from(header.body_bytes));
         match header.kind {
             BatchKind::Filler => {}
             BatchKind::Mark => {
@@ -159,14 +157,13 @@ impl SegmentInspector {
                 batch.records = inspected.collect();
             }
         }
-        Ok(())
     }
 }
 
 impl Iterator for SegmentInspector {
-    type Item = Result<InspectedBatch>;
+    type Item = InspectedBatch;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance().transpose()
+        self.advance()
     }
 }

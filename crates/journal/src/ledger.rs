@@ -29,6 +29,8 @@ impl Place {
 pub(crate) struct SegmentUse {
     pub(crate) segment: Arc<Segment>,
     pub(crate) live_bytes: u64,
+    /// Bytes that ever lived in it; after recovery, which does not see the dead, its size.
+    pub(crate) total_bytes: u64,
     /// Every record below this sequence number must be durable before the file is used again.
     pub(crate) freed_at: u64,
 }
@@ -42,7 +44,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Takes a segment into use.
     pub(crate) fn open(&mut self, segment: Arc<Segment>) {
-        let entry = SegmentUse { segment, live_bytes: 0, freed_at: 0 };
+        let entry = SegmentUse { segment, live_bytes: 0, total_bytes: 0, freed_at: 0 };
         let before = self.segments.insert(entry.segment.sequence, entry);
         assert!(before.is_none(), "a segment's sequence number is never used again");
     }
@@ -51,6 +53,7 @@ impl Ledger {
     pub(crate) fn add(&mut self, place: Place, bytes: u64) {
         if let Some(entry) = self.segments.get_mut(&place.segment) {
             entry.live_bytes += bytes;
+            entry.total_bytes += bytes;
         }
     }
 
@@ -81,6 +84,19 @@ impl Ledger {
             return None;
         }
         self.segments.pop_first().map(|(_, entry)| entry.segment)
+    }
+
+    /// Recovery is done: what does not live is dead, as far as anybody knows.
+    pub(crate) fn assume_full(&mut self) {
+        for entry in self.segments.values_mut() {
+            entry.total_bytes = entry.segment.bytes;
+        }
+    }
+
+    /// Bytes of dead records in all segments but the current one.
+    pub(crate) fn dead_bytes(&self) -> u64 {
+        let closed = self.segments.values().rev().skip(1);
+        closed.map(|entry| entry.total_bytes - entry.live_bytes).sum()
     }
 
     /// Live bytes of all segments.

@@ -15,7 +15,7 @@ pub const DESCRIPTOR_BYTES_MAX: usize = 4 * 1024;
 /// Client writes are refused when this share of the limit is used, percent.
 pub const CLIENT_USAGE_PERCENT_MAX: u64 = 90;
 /// Smallest segment, bytes.
-pub const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
+pub const SEGMENT_BYTES_MIN: u64 = 32 * 1024;
 /// Largest segment, bytes: offsets are 32 bits wide.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Fewest segments the limit must allow: one in use, one reserved, two to turn around in.
@@ -69,7 +69,7 @@ impl JournalOptions {
     pub fn validate(&self) -> Result<()> {
         let wrong = |option, reason| Err(Error::Options { option, reason });
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
-            return wrong("segment_bytes", "must be between 16 KiB and 1 GiB");
+            return wrong("segment_bytes", "must be between 32 KiB and 1 GiB");
         }
         if !self.segment_bytes.is_multiple_of(4096) {
             return wrong("segment_bytes", "must be a multiple of 4096");

@@ -127,7 +127,12 @@ pub(crate) fn read_run(reading: &Reading, group: GroupId, run: &[Stored]) -> Res
     let start = u64::from(first.place.offset);
     let length = u64::from(last.place.offset) + last.bytes - start;
     let mut buffer = vec![0; usize::try_from(length).expect("a read is bounded")];
-    segment.file.read_exact_at(&mut buffer, start).at("read", &segment.path)?;
+    match segment.file.read_exact_at(&mut buffer, start) {
+        Ok(()) => {}
+        // The bad block may lie between the records, where nobody needs it.
+        Err(_) if run.len() > 1 => return read_one_by_one(reading, group, run),
+        failed => failed.at("read", &segment.path)?,
+    }
     let buffer = Bytes::from(buffer);
     run.iter()
         .map(|stored| {
@@ -147,4 +152,12 @@ pub(crate) fn read_run(reading: &Reading, group: GroupId, run: &[Stored]) -> Res
             Ok(record.slice_ref(view.payload))
         })
         .collect()
+}
+
+fn read_one_by_one(reading: &Reading, group: GroupId, run: &[Stored]) -> Result<Vec<Bytes>> {
+    let mut payloads = Vec::with_capacity(run.len());
+    for stored in run {
+        payloads.extend(read_run(reading, group, std::slice::from_ref(stored))?);
+    }
+    Ok(payloads)
 }

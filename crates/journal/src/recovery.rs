@@ -18,7 +18,7 @@ use crate::error::{At, Error, Result};
 use crate::group::{Group, GroupId, LogPosition};
 use crate::journal::Journal;
 use crate::ledger::{Ledger, Place};
-use crate::options::{JournalOptions, SPARES};
+use crate::options::{JournalOptions, SEGMENT_BYTES_MIN, SPARES};
 use crate::queue::Work;
 use crate::record::{RecordView, claimed_bytes, parse};
 use crate::replay::Replay;
@@ -81,7 +81,7 @@ impl Journal {
         options: JournalOptions,
     ) -> Result<(Arc<Journal>, Writer, Recovery)> {
         options.validate()?;
-        disk.create_dir_all(directory).at("create directory", directory)?;
+        create_directory(disk.as_ref(), directory)?;
         let files = Files::list(disk.as_ref(), directory)?;
         let (mut segments, journal_id) = open_segments(disk.as_ref(), &files, entropy.as_ref())?;
         let mut next_number = files.next_number();
@@ -94,22 +94,24 @@ impl Journal {
                 first_number: 1,
             };
             next_number += 1;
-            segments.push((create_first(disk.as_ref(), directory, &header)?, Some(header)));
+            let segment = create_first(disk.as_ref(), directory, &header)?;
+            segments.push(OpenSegment { segment, header: Some(header), is_short: false });
         }
         let mut scanner = Scanner::new(&segments);
-        scanner.run()?;
+        scanner.run();
         let end = scanner.end;
         let mut recovery = scanner.report;
         recovery.scanned_bytes = scanner.window.scanned_bytes;
         let mut ledger = Ledger::default();
         let used = segments.get(..=end.segment).unwrap_or_default();
         recovery.segments = used.len();
-        for (segment, _) in used {
-            ledger.open(Arc::clone(segment));
+        for used in used {
+            ledger.open(Arc::clone(&used.segment));
         }
-        let (current, _) = used.last().expect("there is a segment, and the log ends in one");
-        let current = Arc::clone(current);
+        let current = used.last().expect("there is a segment, and the log ends in one");
+        let current = Arc::clone(&current.segment);
         let groups = scanner.replay.finish(&mut ledger);
+        ledger.assume_full();
         describe(&groups, &mut recovery);
         let tails = groups.iter().map(|(id, group)| {
             (*id, Tail { group: *id, last: group.last_sequence, hit: group.hit })
@@ -132,15 +134,22 @@ impl Journal {
             sequence: end.sequence,
             tails,
             spares: Spares::new(next_number),
-            unmarked: !recovery.hit.is_empty(),
+            unmarked: !scanner.marked,
             last_sync: std::time::Duration::ZERO,
             idle: Work::default(),
         };
-        let later = segments.get(used.len()..).unwrap_or_default();
-        writer.settle_files(&files, later)?;
+        writer.keep_verdict()?;
+        writer.settle_files(&files, segments.get(used.len()..).unwrap_or_default())?;
         writer.settle_end()?;
         Ok((Arc::clone(&writer.journal), writer, recovery))
     }
+}
+
+/// Creates the directory durably; those above it are the caller's.
+fn create_directory(disk: &dyn Disk, directory: &Path) -> Result<()> {
+    disk.create_dir_all(directory).at("create directory", directory)?;
+    let parent = directory.parent().unwrap_or(directory);
+    disk.sync_dir(parent).at("sync directory", parent)
 }
 
 fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recovery) {
@@ -165,31 +174,41 @@ fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recovery) {
 struct Files {
     in_use: Vec<(u32, PathBuf)>,
     spare: Vec<(u32, PathBuf)>,
+    fresh: Vec<(u32, PathBuf)>,
 }
 
 impl Files {
     fn list(disk: &dyn Disk, directory: &Path) -> Result<Self> {
-        let (mut in_use, mut spare) = (Vec::new(), Vec::new());
+        let (mut in_use, mut spare, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
         for path in disk.list(directory).at("list", directory)? {
             match FileName::of(&path) {
                 Some(FileName::InUse(number)) => in_use.push((number, path)),
                 Some(FileName::Spare(number)) => spare.push((number, path)),
+                Some(FileName::Fresh(number)) => fresh.push((number, path)),
                 None => {}
             }
         }
         in_use.sort();
         spare.sort();
-        Ok(Self { in_use, spare })
+        fresh.sort();
+        Ok(Self { in_use, spare, fresh })
     }
 
     /// A number that no file has, and no segment had that is still there.
     fn next_number(&self) -> u32 {
-        let numbers = self.in_use.iter().chain(&self.spare).map(|(number, _)| *number);
+        let files = self.in_use.iter().chain(&self.spare).chain(&self.fresh);
+        let numbers = files.map(|(number, _)| *number);
         numbers.max().unwrap_or(0) + 1
     }
 }
 
-type OpenSegment = (Arc<Segment>, Option<SegmentHeader>);
+/// A file in use.
+struct OpenSegment {
+    segment: Arc<Segment>,
+    header: Option<SegmentHeader>,
+    /// Whether the file lost its end, and maybe batches there.
+    is_short: bool,
+}
 
 /// Opens all files in use and finds out which journal they belong to.
 fn open_segments(
@@ -202,14 +221,11 @@ fn open_segments(
     for (number, path) in &files.in_use {
         let file = disk.open(path, OpenMode::Write).at("open", path)?;
         let length = file.len().at("measure", path)?;
-        let mut bytes = vec![0; usize::try_from(SEGMENT_HEADER_BYTES.min(length)).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, 0).at("read", path)?;
-        let header = SegmentHeader::parse(&bytes).filter(|header| header.sequence == *number);
-        if let Some(header) = header {
-            if *journal.get_or_insert(header.journal) != header.journal {
-                let what = "a segment of the same journal as the others";
-                return Err(Error::Corrupt { path: path.clone(), offset: 0, what });
-            }
+        let header = SegmentHeader::read(file.as_ref()).filter(|h| h.sequence == *number);
+        let id = header.map(|header| header.journal);
+        if id.is_some_and(|id| *journal.get_or_insert(id) != id) {
+            let what = "a segment of the same journal as the others";
+            return Err(Error::Corrupt { path: path.clone(), offset: 0, what });
         }
         opened.push((*number, path.clone(), file, length, header));
     }
@@ -222,10 +238,11 @@ fn open_segments(
         }
     };
     let segments = opened.into_iter().map(|(sequence, path, file, length, header)| {
-        let bytes = header.map_or(length, |header| header.segment_bytes);
+        let bytes = header.map_or(length.max(SEGMENT_BYTES_MIN), |header| header.segment_bytes);
         let seed = seed(journal, sequence);
         let readers = AtomicUsize::new(0);
-        (Arc::new(Segment { sequence, path, file, bytes, seed, readers }), header)
+        let segment = Arc::new(Segment { sequence, path, file, bytes, seed, readers });
+        OpenSegment { segment, header, is_short: length < bytes }
     });
     Ok((segments.collect(), journal))
 }
@@ -249,11 +266,13 @@ struct Scanner<'a> {
     end: End,
     /// Whether the first batch was found, or its number is known from a header.
     begun: bool,
+    /// Whether the last batch was a mark, so that nothing is without cover.
+    marked: bool,
 }
 
 impl<'a> Scanner<'a> {
     fn new(segments: &'a [OpenSegment]) -> Self {
-        let header = segments.first().and_then(|(_, header)| *header);
+        let header = segments.first().and_then(|open| open.header);
         let end = End {
             segment: 0,
             offset: SEGMENT_HEADER_BYTES,
@@ -268,26 +287,37 @@ impl<'a> Scanner<'a> {
             report: Recovery::default(),
             end,
             begun: header.is_some(),
+            marked: true,
         }
     }
 
-    fn run(&mut self) -> Result<()> {
-        while let Some((at, header, checksum)) = self.locate()? {
-            if !self.take(at, &header, checksum)? {
+    fn run(&mut self) {
+        while let Some((at, header, checksum)) = self.locate() {
+            if !self.take(at, &header, checksum) {
                 break;
             }
         }
-        Ok(())
+        // Where the log ends the file must go on, and later files must at least have begun.
+        let rest = self.segments.iter().enumerate().skip(self.end.segment);
+        let damaged = |(at, open): (usize, &OpenSegment)| {
+            open.is_short || (at > self.end.segment && open.header.is_none())
+        };
+        if rest.into_iter().any(damaged) {
+            self.note_damage(self.end);
+            self.replay.lose();
+        }
     }
 
     /// The next batch of the log: the one that follows here, or in the next segment, or, after
     /// damage, the first whole one.
-    fn locate(&mut self) -> Result<Option<(End, BatchHeader, u64)>> {
+    fn locate(&mut self) -> Option<(End, BatchHeader, u64)> {
         let mut first = None;
         let mut segment = self.end.segment;
         let mut offset = self.end.offset;
-        while let Some((file, _)) = self.segments.get(segment) {
-            let Some((at, header, checksum)) = self.window.next_header(file, offset)? else {
+        while let Some(open) = self.segments.get(segment) {
+            let found = self.window.next_header(&open.segment, offset);
+            let Some((at, header, checksum)) = found.filter(|(_, h, _)| self.counts(segment, h))
+            else {
                 segment += 1;
                 offset = SEGMENT_HEADER_BYTES;
                 continue;
@@ -295,21 +325,27 @@ impl<'a> Scanner<'a> {
             offset = at + header.batch_bytes();
             let here = End { segment, offset: at, ..self.end };
             if self.follows(&header) {
-                return Ok(Some((here, header, checksum)));
+                return Some((here, header, checksum));
             }
             if header.number < self.end.number {
                 continue;
             }
-            let (start, ..) = *first.get_or_insert((here, header, checksum));
+            first.get_or_insert((here, header, checksum));
             if header.claim > self.end.number || !self.begun {
                 self.note_damage(self.end);
-                debug_assert!(start.segment <= segment);
-                return Ok(first);
+                return first;
             }
         }
         // What is left are remains of batches that were never acknowledged.
         self.report.torn_tail |= first.is_some();
-        Ok(None)
+        None
+    }
+
+    /// Whether a batch in `segment` can be a part of the log. Beyond the last batch that fitted
+    /// may lie remains of torn ones, with numbers that the next segment took again.
+    fn counts(&self, segment: usize, header: &BatchHeader) -> bool {
+        let next = self.segments.get(segment + 1).and_then(|open| open.header);
+        next.is_none_or(|next| header.number < next.first_number)
     }
 
     /// Whether a batch continues the log.
@@ -320,17 +356,18 @@ impl<'a> Scanner<'a> {
     }
 
     fn note_damage(&mut self, at: End) {
-        if let Some((segment, _)) = self.segments.get(at.segment) {
-            self.report.damage.push((segment.path.clone(), at.offset));
+        if let Some(open) = self.segments.get(at.segment) {
+            self.report.damage.push((open.segment.path.clone(), at.offset));
         }
     }
 
     /// Whether a batch at or after `from` claims that batch `number` was durable.
-    fn is_claimed(&mut self, number: u64, from: End) -> Result<bool> {
+    fn is_claimed(&mut self, number: u64, from: End) -> bool {
         let (mut segment, mut offset) = (from.segment, from.offset);
-        while let Some((file, _)) = self.segments.get(segment) {
-            match self.window.next_header(file, offset)? {
-                Some((_, header, _)) if header.claim > number => return Ok(true),
+        while let Some(open) = self.segments.get(segment) {
+            let found = self.window.next_header(&open.segment, offset);
+            match found.filter(|(_, header, _)| self.counts(segment, header)) {
+                Some((_, header, _)) if header.claim > number => return true,
                 Some((at, header, _)) => offset = at + header.batch_bytes(),
                 None => {
                     segment += 1;
@@ -338,11 +375,11 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        Ok(false)
+        false
     }
 
     /// Takes a batch into account. False: it is torn, the log ends before it.
-    fn take(&mut self, at: End, header: &BatchHeader, checksum: u64) -> Result<bool> {
+    fn take(&mut self, at: End, header: &BatchHeader, checksum: u64) -> bool {
         if !self.begun {
             self.begin(at, header);
         } else if header.first_sequence != self.end.sequence {
@@ -357,21 +394,22 @@ impl<'a> Scanner<'a> {
         };
         let whole = match header.kind {
             BatchKind::Filler => true,
-            BatchKind::Mark => self.take_mark(at, header)?,
-            BatchKind::Records => self.take_records(at, header, false)?,
+            BatchKind::Mark => self.take_mark(at, header),
+            BatchKind::Records => self.take_records(at, header, false),
         };
         if !whole {
-            if !self.is_claimed(header.number, next)? {
+            if !self.is_claimed(header.number, next) {
                 self.report.torn_tail = true;
-                return Ok(false);
+                return false;
             }
             self.note_damage(at);
             if header.kind == BatchKind::Records {
-                self.take_records(at, header, true)?;
+                self.take_records(at, header, true);
             }
         }
         self.end = next;
-        Ok(true)
+        self.marked = whole && header.kind == BatchKind::Mark;
+        true
     }
 
     /// The first segment has no header: begin with the first batch there is.
@@ -382,25 +420,29 @@ impl<'a> Scanner<'a> {
         self.replay.origin = if opening { header.first_sequence } else { 0 };
     }
 
-    fn take_mark(&mut self, at: End, header: &BatchHeader) -> Result<bool> {
-        let Some((segment, _)) = self.segments.get(at.segment) else { return Ok(false) };
+    fn take_mark(&mut self, at: End, header: &BatchHeader) -> bool {
+        let Some(OpenSegment { segment, .. }) = self.segments.get(at.segment) else {
+            return false;
+        };
         let start = at.offset + BATCH_HEADER_BYTES as u64;
-        let body = self.window.bytes(segment, start, u64::from(header.body_bytes))?;
+        let body = self.window.bytes(segment, start, u64::from(header.body_bytes));
         let tails = parse_tails(header, body, segment.seed_at(start));
         if let Some(tails) = &tails {
             self.replay.check(tails);
         }
-        Ok(tails.is_some())
+        tails.is_some()
     }
 
     /// Replays the records of a batch if all are whole, or with `damaged` those that are.
-    fn take_records(&mut self, at: End, header: &BatchHeader, damaged: bool) -> Result<bool> {
-        let Some((segment, _)) = self.segments.get(at.segment) else { return Ok(false) };
+    fn take_records(&mut self, at: End, header: &BatchHeader, damaged: bool) -> bool {
+        let Some(OpenSegment { segment, .. }) = self.segments.get(at.segment) else {
+            return false;
+        };
         let start = at.offset + BATCH_HEADER_BYTES as u64;
-        let body = self.window.bytes(segment, start, u64::from(header.body_bytes))?;
+        let body = self.window.bytes(segment, start, u64::from(header.body_bytes));
         let (records, whole) = parse_records(body, segment, start, header.records);
         if !whole && !damaged {
-            return Ok(false);
+            return false;
         }
         let mut expected = 0;
         for (ordinal, offset, record) in &records {
@@ -415,7 +457,7 @@ impl<'a> Scanner<'a> {
         if expected != header.records {
             self.replay.lose();
         }
-        Ok(whole)
+        whole
     }
 }
 
@@ -456,22 +498,32 @@ pub(crate) fn parse_records<'a>(
 }
 
 impl Writer {
+    /// Makes durable which groups were hit: the verdict must outlive its evidence.
+    fn keep_verdict(&mut self) -> Result<()> {
+        if self.tails.values().any(|tail| tail.hit) {
+            self.write_mark()?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
     /// Makes spares of what is not in use, and removes what is of no use.
     fn settle_files(&mut self, files: &Files, later: &[OpenSegment]) -> Result<()> {
-        let unused = later.iter().map(|(segment, _)| segment.path.clone());
-        let unused: Vec<PathBuf> =
-            unused.chain(files.spare.iter().map(|(_, path)| path.clone())).collect();
-        let mut changed = false;
+        let begun = later.iter().map(|open| &open.segment.path);
+        let unused = begun.chain(files.spare.iter().map(|(_, path)| path));
+        let mut changed = !files.fresh.is_empty();
+        for (_, path) in &files.fresh {
+            self.disk.remove_file(path).at("remove", path)?;
+        }
         for path in unused {
-            let file = self.disk.open(&path, OpenMode::Write).at("open", &path)?;
-            let fits = file.len().at("measure", &path)? == self.options.segment_bytes;
+            let file = self.disk.open(path, OpenMode::Write).at("open", path)?;
+            let fits = file.len().at("measure", path)? == self.options.segment_bytes;
             if self.spares.len() < SPARES && fits {
-                let spare = self.spares.fresh_path(&self.directory);
-                self.disk.rename(&path, &spare).at("rename", &path)?;
-                // Whether it was ever filled is not known; filling again is cheap.
-                self.spares.adopt(spare, file, 0);
+                let spare = self.spares.next_path(&self.directory);
+                self.disk.rename(path, &spare).at("rename", path)?;
+                self.spares.adopt(spare, file, self.options.segment_bytes);
             } else {
-                self.disk.remove_file(&path).at("remove", &path)?;
+                self.disk.remove_file(path).at("remove", path)?;
             }
             changed = true;
         }

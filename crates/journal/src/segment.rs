@@ -17,13 +17,13 @@
 //!     40     8 first      sequence number of the first record to come
 //!     48     8 number     of the first batch to come
 //!     56     8 checksum   xxh3-64 of bytes 0..56
-//!    512       the same 64 bytes again, for the case that one block is lost
-//!   1024       batches
+//!   4096       the same 64 bytes again, for the case that one block is lost
+//!   8192       batches
 //! ```
 //!
-//! Files are called `0000000000000007.journal` in use and `0000000000000007.spare` when they wait
-//! for their next use; used ones become spare strictly oldest first. Their space is allocated and
-//! filled once, so that `fdatasync` has only data to write.
+//! Files are called `0000000000000007.fresh` until they are allocated and filled with zeros once,
+//! so that `fdatasync` has only data to write; `.journal` in use; `.spare` when they wait for their
+//! next use. Used ones become spare strictly oldest first.
 //!
 //! The seed of a segment is xxh3-64 of journal id and sequence number: content of an earlier use
 //! of the file, of another segment or of another journal never verifies.
@@ -35,17 +35,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use holdfast_env::File;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::batch::BATCH_ALIGN;
+use crate::batch::BLOCK_BYTES;
 use crate::bytes_at::{u32_at, u64_at};
 
 /// Where batches begin.
-pub(crate) const SEGMENT_HEADER_BYTES: u64 = 2 * BATCH_ALIGN;
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = 2 * BLOCK_BYTES;
 const HEADER_BYTES: usize = 64;
 const CHECKED_BYTES: usize = 56;
 const MAGIC: u64 = u64::from_le_bytes(*b"HFJOURNL");
 const VERSION: u32 = 1;
 const IN_USE: &str = "journal";
 const SPARE: &str = "spare";
+const FRESH: &str = "fresh";
 
 /// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,15 +80,19 @@ impl SegmentHeader {
             copy.extend_from_slice(&word.to_le_bytes());
         }
         copy.extend_from_slice(&xxh3_64(&copy).to_le_bytes());
-        copy.resize(BATCH_ALIGN as usize, 0);
+        copy.resize(BLOCK_BYTES as usize, 0);
         copy.extend_from_within(..);
         copy
     }
 
-    /// Reads either copy of the header; `None` if neither is whole.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let copy = |at| Self::parse_copy(bytes.get(at..at + HEADER_BYTES)?);
-        copy(0).or_else(|| copy(BATCH_ALIGN as usize))
+    /// Reads either copy of the header; `None` if neither is whole or readable.
+    pub(crate) fn read(file: &dyn File) -> Option<Self> {
+        let copy = |offset| {
+            let mut bytes = [0; HEADER_BYTES];
+            file.read_exact_at(&mut bytes, offset).ok()?;
+            Self::parse_copy(&bytes)
+        };
+        copy(0).or_else(|| copy(BLOCK_BYTES))
     }
 
     fn parse_copy(bytes: &[u8]) -> Option<Self> {
@@ -164,6 +169,7 @@ impl Drop for Reading {
 pub(crate) enum FileName {
     InUse(u32),
     Spare(u32),
+    Fresh(u32),
 }
 
 impl FileName {
@@ -174,6 +180,7 @@ impl FileName {
         match path.extension()?.to_str()? {
             IN_USE => Some(Self::InUse(number)),
             SPARE => Some(Self::Spare(number)),
+            FRESH => Some(Self::Fresh(number)),
             _ => None,
         }
     }
@@ -183,6 +190,7 @@ impl FileName {
         let (number, extension) = match self {
             Self::InUse(number) => (number, IN_USE),
             Self::Spare(number) => (number, SPARE),
+            Self::Fresh(number) => (number, FRESH),
         };
         directory.join(format!("{number:016x}.{extension}"))
     }

@@ -99,7 +99,7 @@ impl Spares {
     }
 
     /// A path for the next spare.
-    pub(crate) fn fresh_path(&mut self, directory: &Path) -> PathBuf {
+    pub(crate) fn next_path(&mut self, directory: &Path) -> PathBuf {
         FileName::Spare(self.number()).path(directory)
     }
 
@@ -116,7 +116,7 @@ pub(crate) fn create_first(
     directory: &Path,
     header: &SegmentHeader,
 ) -> Result<Arc<Segment>> {
-    let path = FileName::Spare(header.sequence).path(directory);
+    let path = FileName::Fresh(header.sequence).path(directory);
     let file = disk.open(&path, OpenMode::CreateNew).at("create", &path)?;
     file.allocate(header.segment_bytes).at("allocate", &path)?;
     let mut spare = Spare { path, file, filled_bytes: 0 };
@@ -152,6 +152,7 @@ impl Writer {
         let mut state = self.journal.lock();
         state.ledger.open(Arc::clone(&self.current));
         state.spares = self.spares.len();
+        state.current_room = self.current.bytes - self.offset;
         drop(state);
         self.write_opening_mark()
     }
@@ -177,7 +178,7 @@ impl Writer {
         drop(state);
         let reusable = segment.bytes == self.options.segment_bytes;
         if self.spares.len() < SPARES && reusable {
-            let path = self.spares.fresh_path(&self.directory);
+            let path = self.spares.next_path(&self.directory);
             self.disk.rename(&segment.path, &path).at("rename", &segment.path)?;
             self.spares.adopt(path, Arc::clone(&segment.file), segment.bytes);
         } else {
@@ -210,7 +211,7 @@ impl Writer {
 
     /// Prepares a file; without room on the disk nothing is left behind.
     fn add_spare(&mut self) -> Result<()> {
-        let path = self.spares.fresh_path(&self.directory);
+        let path = FileName::Fresh(self.spares.number()).path(&self.directory);
         let file = self.disk.open(&path, OpenMode::CreateNew).at("create", &path)?;
         let made = file.allocate(self.options.segment_bytes).and_then(|()| file.sync_all());
         match made {
@@ -231,11 +232,18 @@ impl Writer {
     /// change metadata with every sync (measured: a third slower).
     fn fill_spare(&mut self) -> Result<bool> {
         let bytes = self.options.segment_bytes;
+        let path = FileName::Spare(self.spares.next_number).path(&self.directory);
         let Some(spare) = self.spares.files.iter_mut().find(|s| s.filled_bytes < bytes) else {
             return Ok(false);
         };
         spare.fill(bytes)?;
         spare.file.sync_data().at("sync", &spare.path)?;
+        if spare.filled_bytes == bytes {
+            // A crash may undo the new name: then the file is made again.
+            self.disk.rename(&spare.path, &path).at("rename", &spare.path)?;
+            spare.path = path;
+            self.spares.number();
+        }
         Ok(true)
     }
 
@@ -297,24 +305,23 @@ impl Writer {
 
 /// Whether to move what lives in the oldest segment: the fuller the journal, the more is moved to
 /// free a segment. Moved records may use the reserve.
+///
+/// Moving has to come to an end: each time it needs records that died since, or makes the number
+/// of segments smaller. Near the limit even a segment full of live records is moved, if dead ones
+/// wait behind it that make up for it.
 fn worth_moving(state: &State) -> Option<Reading> {
     let oldest = state.ledger.oldest()?;
     let used = state.ledger.segments.len();
     let usable = state.options.segments_max() - SPARES;
-    let live_max = if used * 4 > usable * 3 {
-        oldest.segment.bytes / 8 * 7
-    } else if used * 2 > usable {
-        oldest.segment.bytes / 2
-    } else if used > 2 {
-        oldest.segment.bytes / 16
-    } else {
-        return None;
-    };
-    let room =
-        state.current_room + state.options.segment_room(state.groups.len()) * state.spares as u64;
-    let live = oldest.live_bytes;
+    let segment_room = state.options.segment_room(state.groups.len());
+    let (live, total) = (oldest.live_bytes, oldest.total_bytes);
+    let few_left = used > 2 && live <= oldest.segment.bytes / 16;
+    let half_dead = used * 2 > usable && live <= total / 2;
+    let dead_behind = used * 4 > usable * 3 && state.ledger.dead_bytes() >= segment_room;
+    let room = state.current_room + segment_room * state.spares as u64;
     let fits = live + live / 8 + state.queue.bytes() <= room;
-    (live > 0 && live <= live_max && fits).then(|| Reading::begin(&oldest.segment))
+    let worth = live > 0 && fits && (few_left || half_dead || dead_behind);
+    worth.then(|| Reading::begin(&oldest.segment))
 }
 
 /// Queues copies of what groups keep in `segment` beside entries; it is all in memory.

@@ -22,6 +22,9 @@ use crate::record::{RecordKind, record_bytes};
 /// The allowance of lagging followers is computed again after this many records.
 const ALLOWANCE_RECORDS: u64 = 1024;
 
+/// Most lines in the order of eviction, one per append whose payloads are cached.
+const CACHE_LINES_MAX: usize = 64 * 1024;
+
 /// Counters of a journal's life since it was opened, and sizes as they are now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -51,6 +54,8 @@ pub struct Stats {
     pub queued_bytes: u64,
     /// Groups.
     pub groups: u64,
+    /// Whether the disk had no room for another segment when it was asked last.
+    pub disk_full: bool,
 }
 
 /// The state behind the lock.
@@ -145,9 +150,9 @@ impl State {
 
     /// Whether `bytes` of entries fit beyond the reserve.
     fn has_room(&self, bytes: u64) -> bool {
-        let spare = self.options.segment_room(self.groups.len()) * self.spares as u64;
+        let segment = self.options.segment_room(self.groups.len());
         let queued = self.queue.bytes() + self.writing_bytes;
-        self.current_room + spare >= queued + bytes + self.options.segment_bytes
+        self.current_room + segment * self.spares as u64 >= queued + bytes + segment
     }
 
     /// Bytes of segment files that hold something.
@@ -160,6 +165,7 @@ impl State {
     pub(crate) fn accepts_writes(&self) -> bool {
         let limit = self.options.limit_bytes / 100 * CLIENT_USAGE_PERCENT_MAX;
         self.poisoned.is_none()
+            && !self.disk_full
             && self.usage() < limit
             && self.has_room(self.options.segment_bytes / 8)
     }
@@ -195,23 +201,25 @@ impl State {
         if let Some(last) = state.last_index() {
             self.cache_order.push_back((group, last));
         }
+        if self.cache_order.len() > CACHE_LINES_MAX {
+            self.sweep_cache_order();
+        }
         self.queue.urgent = true;
         Ok(self.queue.appended(group, done))
     }
 
     /// Checks indexes and sizes; returns the record bytes of all.
     fn check_entries(&self, group: GroupId, next: Option<u64>, entries: &[Entry]) -> Result<u64> {
-        let mut expected = next.or(entries.first().map(|e| e.position.index)).unwrap_or(0);
+        let start = next.or(entries.first().map(|e| e.position.index)).unwrap_or(0);
         let maximum = self.options.entry_bytes_max();
         let mut bytes = 0;
-        for entry in entries {
+        for (expected, entry) in (start..).zip(entries) {
             let found = entry.position.index;
             if found != expected {
                 return Err(Error::NotContiguous { group, expected, found });
             }
             check_size("entry", entry.payload.len(), maximum)?;
             bytes += record_bytes(entry.payload.len()) as u64;
-            expected += 1;
         }
         Ok(bytes)
     }
@@ -414,6 +422,22 @@ impl State {
         }
     }
 
+    /// Drops stale lines from the order of eviction; if that is not enough, joins the lines of
+    /// each group, which only makes eviction coarser.
+    fn sweep_cache_order(&mut self) {
+        let groups = &self.groups;
+        let first_cached = |group: &GroupId| groups.get(group).and_then(Group::first_cached);
+        self.cache_order.retain(|(group, upto)| first_cached(group).is_some_and(|f| f <= *upto));
+        if self.cache_order.len() <= CACHE_LINES_MAX / 2 {
+            return;
+        }
+        let mut seen = BTreeSet::new();
+        self.cache_order.retain(|(group, _)| seen.insert(*group));
+        for (group, upto) in &mut self.cache_order {
+            *upto = groups.get(group).and_then(Group::last_index).unwrap_or(*upto);
+        }
+    }
+
     /// What followers that lag behind may hold back of one group, bytes: the configured amount,
     /// less if all groups together would hold more than a quarter of the journal's limit. The
     /// groups that hold the most give way first.
@@ -440,6 +464,7 @@ impl State {
             cached_bytes: self.cached_bytes,
             queued_bytes: self.queue.bytes() + self.writing_bytes,
             groups: self.groups.len() as u64,
+            disk_full: self.disk_full,
             ..self.counters
         }
     }

@@ -237,7 +237,7 @@ impl Writer {
     }
 
     /// Covers everything durable, from another block than the last batch lies in.
-    fn write_mark(&mut self) -> Result<()> {
+    pub(crate) fn write_mark(&mut self) -> Result<()> {
         let body = encode_tails(self.tails.values().copied());
         let start = self.offset.next_multiple_of(BLOCK_BYTES);
         if start + batch_bytes(body.len() as u64) > self.current.bytes {
@@ -245,9 +245,11 @@ impl Writer {
             return self.rotate();
         }
         if start > self.offset {
+            // Zeros are really written: remains of torn batches below a claim would mislead.
             let gap = start - self.offset - BATCH_HEADER_BYTES as u64;
+            let zeros = vec![0; usize::try_from(gap).expect("less than a block")];
             let filler = self.header(BatchKind::Filler, gap);
-            self.write_batch(&filler, Vec::new())?;
+            self.write_batch(&filler, vec![IoSlice::new(&zeros)])?;
         }
         self.write_mark_here(&body)
     }
@@ -284,7 +286,7 @@ impl Writer {
         }
     }
 
-    /// Writes a batch, padded; the body of a filler is left as it is.
+    /// Writes a batch, padded.
     fn write_batch(&mut self, header: &BatchHeader, body: Vec<IoSlice<'_>>) -> Result<()> {
         let end = self.offset + header.batch_bytes();
         assert!(end <= self.current.bytes, "a batch fits its segment");

@@ -1,4 +1,11 @@
 //! The journal through its public interface, on real and simulated disks.
 
 mod basics;
+mod commit;
+mod crash;
+mod damage;
+mod golden;
+mod model;
+mod real;
 mod rig;
+mod space;

@@ -18,8 +18,8 @@ pub const DIR: &str = "/journal";
 /// Small segments, so that everything happens soon.
 pub fn small() -> JournalOptions {
     JournalOptions {
-        segment_bytes: 16 * 1024,
-        limit_bytes: 16 * 16 * 1024,
+        segment_bytes: 32 * 1024,
+        limit_bytes: 16 * 32 * 1024,
         cache_bytes: 4 * 1024,
         queue_bytes_max: 16 * 1024,
         retention_group_bytes: 16 * 1024,
@@ -110,7 +110,7 @@ impl Rig {
 }
 
 pub fn settle(writer: &mut Writer) {
-    for _ in 0..10_000 {
+    for _ in 0..1_000 {
         if let Step::Idle { .. } = writer.step().unwrap() {
             return;
         }

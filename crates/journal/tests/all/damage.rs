@@ -1,0 +1,211 @@
+//! Bytes that change on the platter: detected, or without effect.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_env::sim::SimDisk;
+use holdfast_journal::{BatchKind, Error, SegmentInspector};
+
+use crate::model::{World, ops};
+use crate::rig::{DIR, Rig, at, entries, group, ignore, small};
+
+/// A world at rest: everything is durable and covered by a mark.
+fn at_rest(seed: u64, count: usize) -> World {
+    let mut world = World::new(Rig::new(small()));
+    let mut work = ops(seed, 10 * count).into_iter();
+    for op in work.by_ref().take(count) {
+        world.apply(op).unwrap();
+    }
+    while world.model.len() < 3 {
+        world.apply(work.next().unwrap()).unwrap();
+    }
+    for g in world.rig.journal.groups() {
+        let vote = world.rig.journal.vote(g).unwrap_or(Bytes::from_static(b"last"));
+        world.rig.journal.save_vote(g, vote, ignore()).unwrap();
+    }
+    world.rig.rest();
+    let journal = &world.rig.journal;
+    assert_eq!(journal.groups().len(), world.model.len());
+    world
+}
+
+fn segments(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = disk.files(Path::new(DIR)).unwrap();
+    files.into_iter().filter(|(path, _)| SegmentInspector::is_segment(path)).collect()
+}
+
+/// Opens a damaged image: every group is whole or reported. Returns how many were reported, all
+/// of them if it did not open.
+fn check(image: SimDisk, world: &World, what: &str) -> usize {
+    let rig = match Rig::open(Arc::new(image), small()) {
+        Ok(rig) => rig,
+        Err(error) => {
+            assert!(error.is_corruption(), "{what}: {error}");
+            return world.model.len();
+        }
+    };
+    for (g, state) in &world.model {
+        let hit = rig.recovery.hit.contains(g);
+        // A vote that was never saved was set to rest the journal.
+        let vote = rig.journal.vote(*g);
+        let whole = state.matches(&rig.journal, *g) || vote.as_deref() == Some(b"last");
+        assert!(hit || (rig.journal.groups().contains(g) && whole), "{what}: {g} is not whole");
+        if hit {
+            let refused = rig.journal.append(*g, entries(1, 1..2, 1), ignore());
+            assert!(matches!(refused, Err(Error::GroupHit(_))), "{what}");
+        }
+    }
+    rig.recovery.hit.len()
+}
+
+#[test]
+fn a_flipped_bit_in_any_byte_is_detected_or_harmless() {
+    let world = at_rest(5, 90);
+    let (mut harmless, mut detected) = (0, 0);
+    for (path, bytes) in segments(&world.rig.disk) {
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+        for offset in 0..used {
+            let image = world.rig.disk.crash(100, 0);
+            image.flip_bit(&path, offset, offset as u8).unwrap();
+            match check(image, &world, &format!("{} at {offset}", path.display())) {
+                0 => harmless += 1,
+                _ => detected += 1,
+            }
+        }
+    }
+    assert!(harmless > 1000 && detected > 1000, "{harmless} harmless, {detected} detected");
+}
+
+#[test]
+fn a_lost_or_swapped_block_is_detected_or_harmless() {
+    for seed in [6, 7, 8] {
+        let world = at_rest(seed, 400);
+        let mut detected = 0;
+        for (path, bytes) in segments(&world.rig.disk) {
+            for block_bytes in [512, 4096] {
+                let blocks = bytes.len() as u64 / block_bytes;
+                for block in 0..blocks {
+                    let what = format!("{}, {block_bytes} B block {block}", path.display());
+                    let image = world.rig.disk.crash(100, 0);
+                    image.mark_bad(&path, block * block_bytes, block_bytes).unwrap();
+                    detected += check(image, &world, &format!("{what} unreadable"));
+                    let other = (block * 7 + 3) % blocks;
+                    let image = world.rig.disk.crash(100, 0);
+                    image.swap_blocks(&path, block_bytes, block, other).unwrap();
+                    detected += check(image, &world, &format!("{what} swapped with {other}"));
+                }
+            }
+        }
+        assert!(detected > 0);
+    }
+}
+
+#[test]
+fn a_truncated_or_missing_segment_is_detected() {
+    let world = at_rest(9, 400);
+    let files = segments(&world.rig.disk);
+    assert!(files.len() > 2);
+    for (path, bytes) in &files {
+        for length in (0..bytes.len() as u64).step_by(512) {
+            let image = world.rig.disk.crash(100, 0);
+            image.truncate(path, length).unwrap();
+            check(image, &world, &format!("{} cut to {length}", path.display()));
+        }
+    }
+    for (path, _) in &files[..files.len() - 1] {
+        let image = world.rig.disk.crash(100, 0);
+        holdfast_env::Disk::remove_file(&image, path).unwrap();
+        check(image, &world, &format!("{} removed", path.display()));
+    }
+}
+
+/// Three groups with some entries each, at rest; where each group's first entry lies.
+fn three_groups() -> (Rig, PathBuf, Vec<u64>) {
+    let mut rig = Rig::new(small());
+    for number in 1..=3 {
+        rig.create(number);
+    }
+    for number in 1..=3 {
+        rig.journal.append(group(number), entries(1, 1..4, 64), ignore()).unwrap();
+    }
+    rig.rest();
+    let (path, _) = segments(&rig.disk).pop().unwrap();
+    let inspector = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap();
+    let records: Vec<_> = inspector.flat_map(|batch| batch.records).collect();
+    let first = |number| {
+        let of_group = |r: &&holdfast_journal::InspectedRecord| {
+            r.group == group(number) && r.position == at(1, 1)
+        };
+        records.iter().find(of_group).unwrap().offset
+    };
+    let offsets = (1..=3).map(first).collect();
+    (rig, path, offsets)
+}
+
+#[test]
+fn a_damaged_payload_hits_only_its_own_group() {
+    let (rig, path, offsets) = three_groups();
+    let image = rig.disk.crash(100, 0);
+    image.flip_bit(&path, offsets[1] + 70, 3).unwrap();
+    let rig = Rig::open(Arc::new(image), small()).unwrap();
+    assert_eq!(rig.recovery.hit, [group(2)]);
+    assert_eq!(rig.recovery.damage.len(), 1);
+    assert_eq!(rig.journal.read(group(1), 1..9, u64::MAX).unwrap(), entries(1, 1..4, 64));
+    assert_eq!(rig.journal.read(group(3), 1..9, u64::MAX).unwrap(), entries(1, 1..4, 64));
+}
+
+#[test]
+fn a_hit_group_stays_hit_until_it_is_destroyed() {
+    let (rig, path, offsets) = three_groups();
+    let image = rig.disk.crash(100, 0);
+    image.flip_bit(&path, offsets[0] + 70, 3).unwrap();
+    let mut rig = Rig::open(Arc::new(image), small()).unwrap();
+    // Enough work to use the damaged segment again.
+    for index in 4..400 {
+        rig.journal.append(group(2), entries(1, index..index + 1, 900), ignore()).unwrap();
+        rig.journal.purge(group(2), at(1, index)).unwrap();
+        rig.settle();
+    }
+    assert!(!segments(&rig.disk).iter().any(|(segment, _)| *segment == path));
+    let rig = rig.reopen(small());
+    assert_eq!(rig.recovery.hit, [group(1)]);
+    rig.journal.destroy_group(group(1), ignore()).unwrap();
+    let mut rig = rig;
+    rig.settle();
+    let rig = rig.reopen(small());
+    assert_eq!(rig.recovery.hit, []);
+    assert_eq!(rig.journal.groups(), [group(2), group(3)]);
+}
+
+#[test]
+fn the_last_batch_of_a_burst_is_covered_by_a_mark_on_another_block() {
+    let (rig, path, offsets) = three_groups();
+    let batches: Vec<_> = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap().collect();
+    let mark = batches.last().unwrap();
+    assert_eq!(mark.kind, BatchKind::Mark);
+    assert_eq!(mark.tails.len(), 3);
+    let covered = batches.iter().rfind(|batch| batch.kind == BatchKind::Records).unwrap();
+    assert!(mark.claim > covered.number);
+    assert_ne!(mark.offset / 4096, (covered.offset + covered.bytes - 1) / 4096);
+    let image = rig.disk.crash(100, 0);
+    image.mark_bad(&path, offsets[2] / 4096 * 4096, 4096).unwrap();
+    let rig = Rig::open(Arc::new(image), small()).unwrap();
+    assert_eq!(rig.recovery.hit.len(), 3, "the loss of acknowledged entries shows");
+}
+
+#[test]
+fn a_damaged_entry_is_refused_when_it_is_read() {
+    let mut rig = Rig::new(holdfast_journal::JournalOptions { cache_bytes: 0, ..small() });
+    let g = rig.create(1);
+    rig.journal.append(g, entries(1, 1..4, 64), ignore()).unwrap();
+    rig.settle();
+    let (path, _) = segments(&rig.disk).pop().unwrap();
+    let records = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap();
+    let records: Vec<_> = records.flat_map(|batch| batch.records).collect();
+    let second = records.iter().find(|record| record.position == at(1, 2)).unwrap();
+    rig.disk.flip_bit(&path, second.offset + 66, 0).unwrap();
+    assert_eq!(rig.journal.read(g, 1..2, 1000).unwrap(), entries(1, 1..2, 64));
+    let refused = rig.journal.read(g, 1..4, 1000).unwrap_err();
+    assert!(refused.is_corruption() && !refused.is_fatal(), "{refused}");
+}
