@@ -21,6 +21,8 @@ const FORMAT: u8 = 1;
 const FORMAT_MASK: u8 = 0x0f;
 const HAS_LEASE: u8 = 0x10;
 const HAS_EXPIRY: u8 = 0x20;
+/// Longest record without its value, bytes.
+const HEADER_BYTES_MAX: usize = 33;
 
 /// One key with its version data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,11 @@ impl Entry {
     /// What the entry counts with in byte budgets: key, value and fixed part.
     pub fn weight(&self) -> usize {
         self.key.len() + self.value.len() + std::mem::size_of::<Self>()
+    }
+
+    /// How long the record of this version is at most, bytes.
+    pub(crate) fn record_bytes_max(&self) -> usize {
+        HEADER_BYTES_MAX + self.value.len()
     }
 
     /// Appends the record of this version to `buffer`.
@@ -130,6 +137,7 @@ mod tests {
                 let entry = entry(lease, expires, value);
                 let mut buffer = Vec::new();
                 entry.encode(&mut buffer);
+                assert!(buffer.len() <= entry.record_bytes_max());
                 let decoded = Entry::decode("k".into(), Revision(9), buffer.into());
                 assert_eq!(decoded.unwrap(), entry);
             }

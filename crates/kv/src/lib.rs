@@ -17,6 +17,7 @@
 
 mod apply;
 pub mod command;
+mod decode;
 mod entry;
 mod error;
 mod event;

@@ -1,25 +1,22 @@
 //! The state machine: entries in, outcomes and events out.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use holdfast_lsm::{Engine, Family, ReadPoint};
-use holdfast_model::{LogIndex, Revision};
-use prost::Message;
+use holdfast_lsm::{Engine, Family};
+use holdfast_model::Revision;
 
 use crate::apply::Applier;
-use crate::command::{
-    APPLY_VERSION, Command, CompareTarget, Configure, Envelope, Operation, TxnOperation, TxnStep,
-};
-use crate::progress::{Progress, applied_record, membership_record};
+use crate::command::Configure;
+use crate::decode::{Body, Decoded, decode, keys_of};
+use crate::progress::Progress;
 use crate::reader::{Published, Reader, SharedState, first_due_ms};
-use crate::records::{
-    APPLIED, COMPACTED, CompactedRecord, MARKS, MEMBERSHIP, MarksRecord, TRUTH, unseal,
-};
+use crate::records::{COMPACTED, CompactedRecord, MARKS, MarksRecord, TRUTH, unseal};
 use crate::sessions::Sessions;
 use crate::working::Working;
-use crate::{Applied, ApplyResult, Error, Kind, LogEntry, LogPosition, Outcome, Result, Truth};
+use crate::{Applied, ApplyResult, Error, LogEntry, LogPosition, Result, Truth};
 
 /// After so many removals from the expiry index its first live entry is looked for again, so that
 /// readers and `Expire` do not wade through tombstones.
@@ -37,18 +34,6 @@ pub struct StateMachine {
     /// Entries removed from the expiry index since its floor was last looked for.
     unindexed: u64,
     poisoned: bool,
-}
-
-/// A decoded entry.
-struct Decoded {
-    position: LogPosition,
-    body: Body,
-}
-
-enum Body {
-    Envelope(Envelope),
-    Membership(Bytes),
-    Blank,
 }
 
 impl StateMachine {
@@ -74,8 +59,26 @@ impl StateMachine {
         Ok(machine)
     }
 
-    /// Takes up the state of the engine after [`Engine::replace_from`]; readers cloned off before
-    /// go on with it.
+    /// Puts a staged snapshot (see [`holdfast_lsm::Staging`]) in place of the state; readers cloned
+    /// off before go on with it. Meanwhile they refuse everything, as before a configuration.
+    ///
+    /// `gate` is the journal's logical end after it was truncated for the snapshot.
+    ///
+    /// # Errors
+    /// Engine errors: those of [`Engine::replace_from`] that leave the engine as it was leave the
+    /// machine as it was. [`Error::MalformedRecord`]: the machine refuses to apply; the replica
+    /// must be replaced.
+    pub fn install(&mut self, staged: &Path, gate: u64) -> Result<()> {
+        let before = self.shared.published.swap(Arc::default());
+        if let Err(error) = self.engine.replace_from(staged, gate) {
+            self.shared.published.store(before);
+            return Err(error.into());
+        }
+        self.replaced()
+    }
+
+    /// Takes up the state of the engine after [`Engine::replace_from`], where somebody else called
+    /// it; readers between the two calls would judge the new state by the old span.
     ///
     /// # Errors
     /// As [`StateMachine::open`]; the machine then refuses to apply.
@@ -150,7 +153,7 @@ impl StateMachine {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
-        let decoded = self.decode(entries)?;
+        let decoded = decode(entries, self.progress.next_index())?;
         let Some(last) = decoded.last().map(|entry| entry.position) else {
             let point = self.progress.applied().point;
             return Ok(ApplyResult { point, ..ApplyResult::default() });
@@ -159,26 +162,6 @@ impl StateMachine {
         let result = self.apply_decoded(decoded, last, gate)?;
         self.poisoned = false;
         Ok(result)
-    }
-
-    /// Decodes all entries before anything is changed.
-    fn decode(&self, entries: &[LogEntry]) -> Result<Vec<Decoded>> {
-        let mut expected = self.progress.next_index();
-        let mut decoded = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let index = entry.position.index;
-            if let Some(expected) = expected.filter(|expected| *expected != index) {
-                return Err(Error::OutOfOrder { expected, given: index });
-            }
-            expected = Some(LogIndex(index.0 + 1));
-            let body = match &entry.kind {
-                Kind::Normal(payload) => Body::Envelope(decode_envelope(index, payload)?),
-                Kind::Membership(membership) => Body::Membership(membership.clone()),
-                Kind::Blank => Body::Blank,
-            };
-            decoded.push(Decoded { position: entry.position, body });
-        }
-        Ok(decoded)
     }
 
     fn apply_decoded(
@@ -191,20 +174,9 @@ impl StateMachine {
         let base = self.progress.applied().point;
         let mut work = Working::new(&self.engine, base, self.expiry_floor_ms);
         work.fetch(keys_of(&decoded))?;
-        let published = self.shared.published.load();
-        let mut applier = Applier {
-            work,
-            sessions: &mut self.sessions,
-            truth: published.truth,
-            truth_changed: false,
-            compacted: published.compacted,
-            compacted_changed: false,
-            marks: published.marks.clone(),
-            marks_changed: false,
-            grants: Vec::new(),
-            index: 0,
-        };
-        let mut outcomes: Vec<Vec<Vec<Outcome>>> = Vec::with_capacity(positions.len());
+        let published = self.shared.published.load_full();
+        let mut applier = Applier::new(work, &mut self.sessions, &published);
+        let mut outcomes = Vec::with_capacity(positions.len());
         let mut memberships = Vec::new();
         for Decoded { position, body } in decoded {
             outcomes.push(match body {
@@ -216,41 +188,29 @@ impl StateMachine {
                 Body::Blank => Vec::new(),
             });
         }
-        applier.store_marks();
-        let Applier { mut work, sessions, truth, compacted, marks, grants, .. } = applier;
-        let (truth_changed, compacted_changed) = (applier.truth_changed, applier.compacted_changed);
-        sessions.store(&mut work);
-        let point =
-            ReadPoint { revision: work.revision, index: last.index, clock_ms: work.clock_ms };
-        work.set(Family::Meta, APPLIED, Some(applied_record(last, point)));
-        if let Some((position, membership)) = memberships.last() {
-            let record = membership_record(*position, membership);
-            work.set(Family::Meta, MEMBERSHIP, Some(record));
-        }
-        self.expiry_floor_ms = work.expiry_floor_ms;
-        self.unindexed += work.unindexed;
-        let earliest_due_ms = work.earliest_due_ms;
-        let (batch, events) = work.into_batch(last.index.0);
+        let changes = applier.finish(last, memberships.last());
+        self.expiry_floor_ms = changes.expiry_floor_ms;
+        self.unindexed += changes.unindexed;
         // Before the batch: a reader may refuse what it could still have, never the reverse.
-        if applier.marks_changed || truth_changed || compacted_changed {
-            self.shared.published.store(Arc::new(Published { truth, compacted, marks }));
+        if let Some(published) = changes.published {
+            self.shared.published.store(Arc::new(published));
         }
         self.publish_counters();
-        self.engine.write(batch, point, gate)?;
-        if compacted_changed {
+        self.engine.write(changes.batch, changes.point, gate)?;
+        if let Some(compacted) = changes.compacted {
             self.engine.set_watermark(compacted);
         }
-        self.progress.advance(positions.into_iter(), memberships, point);
+        self.progress.advance(positions.into_iter(), memberships, changes.point);
         self.progress.forget_before(self.engine.durable_point());
         self.raise_expiry_floor()?;
         Ok(ApplyResult {
             outcomes,
-            events,
-            grants,
-            truth: truth.filter(|_| truth_changed),
-            compacted: compacted_changed.then_some(compacted),
-            due_ms: (earliest_due_ms != u64::MAX).then_some(earliest_due_ms),
-            point,
+            events: changes.events,
+            grants: changes.grants,
+            truth: changes.truth,
+            compacted: changes.compacted,
+            due_ms: changes.due_ms,
+            point: changes.point,
         })
     }
 
@@ -273,77 +233,5 @@ impl StateMachine {
         self.expiry_floor_ms = first.unwrap_or(clock_ms).max(self.expiry_floor_ms);
         self.publish_counters();
         Ok(())
-    }
-}
-
-fn decode_envelope(index: LogIndex, payload: &Bytes) -> Result<Envelope> {
-    let envelope = Envelope::decode(payload.clone())
-        .map_err(|source| Error::MalformedEntry { index, source })?;
-    if envelope.apply_version > APPLY_VERSION {
-        let needed = envelope.apply_version;
-        return Err(Error::UnknownVersion { needed, known: APPLY_VERSION });
-    }
-    let items = envelope.commands.iter().flat_map(|command| &command.items);
-    if items.map(|item| &item.operation).any(|operation| !is_known(operation.as_ref())) {
-        return Err(Error::UnknownOperation { index });
-    }
-    Ok(envelope)
-}
-
-fn is_known(operation: Option<&Operation>) -> bool {
-    fn steps_known(steps: &[TxnStep]) -> bool {
-        steps.iter().all(|step| match &step.operation {
-            None => false,
-            Some(TxnOperation::Txn(txn)) => steps_known(&txn.success) && steps_known(&txn.failure),
-            Some(_) => true,
-        })
-    }
-    match operation {
-        None => false,
-        Some(Operation::Txn(txn)) => {
-            let target_known = |target: &Option<CompareTarget>| target.is_some();
-            txn.compares.iter().all(|compare| target_known(&compare.target))
-                && steps_known(&txn.success)
-                && steps_known(&txn.failure)
-        }
-        Some(Operation::Configure(configure)) => configure.apply_version <= APPLY_VERSION,
-        Some(_) => true,
-    }
-}
-
-/// The keys whose newest versions the entries will ask for.
-fn keys_of(decoded: &[Decoded]) -> Vec<Bytes> {
-    let mut keys = Vec::new();
-    for entry in decoded {
-        if let Body::Envelope(envelope) = &entry.body {
-            for Command { items, .. } in &envelope.commands {
-                for operation in items.iter().filter_map(|item| item.operation.as_ref()) {
-                    push_keys(operation, &mut keys);
-                }
-            }
-        }
-    }
-    keys
-}
-
-fn push_keys(operation: &Operation, keys: &mut Vec<Bytes>) {
-    match operation {
-        Operation::Put(put) => keys.push(put.key.clone()),
-        Operation::Delete(delete) => keys.push(delete.key.clone()),
-        Operation::Increment(increment) => keys.push(increment.key.clone()),
-        Operation::Txn(txn) => {
-            let points = txn.compares.iter().filter(|compare| compare.end.is_empty());
-            keys.extend(points.map(|compare| compare.key.clone()));
-            for step in txn.success.iter().chain(&txn.failure) {
-                match &step.operation {
-                    Some(TxnOperation::Get(get)) => keys.push(get.key.clone()),
-                    Some(TxnOperation::Put(put)) => keys.push(put.key.clone()),
-                    Some(TxnOperation::Delete(delete)) => keys.push(delete.key.clone()),
-                    Some(TxnOperation::Increment(increment)) => keys.push(increment.key.clone()),
-                    _ => {}
-                }
-            }
-        }
-        _ => {}
     }
 }

@@ -288,7 +288,8 @@ impl<'a> Working<'a> {
     /// The engine batch of all changes, internal records numbered by `index`; and their events.
     pub fn into_batch(self, index: u64) -> (Batch, Vec<RevisionEvents>) {
         let mut batch = Batch::with_capacity(self.writes.len() + self.internal.len());
-        let mut buffer = BytesMut::new();
+        let bytes = self.writes.iter().filter_map(Write::live).map(Entry::record_bytes_max).sum();
+        let mut buffer = BytesMut::with_capacity(bytes);
         for write in &self.writes {
             let (entry, ordinal) = (&write.event.entry, write.ordinal);
             let seq = entry.revision.0;

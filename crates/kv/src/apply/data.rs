@@ -44,8 +44,8 @@ impl Applier<'_> {
         self.bury(found.hidden)?;
         let revision = self.next_revision();
         let previous = put.return_previous.then(|| found.visible.clone()).flatten();
-        let entry = self.store(stored, found.visible, revision, 0)?;
-        Ok(Outcome::Applied(written(&entry, previous, 0)))
+        let stored = self.store(stored, found.visible, revision, 0)?;
+        Ok(Outcome::Applied(Mutation { previous, ..stored }))
     }
 
     pub(super) fn delete(&mut self, delete: &Delete) -> Step<Outcome> {
@@ -86,8 +86,8 @@ impl Applier<'_> {
         let (number, stored) = self.incremented(increment, found.visible.as_ref())?;
         self.bury(found.hidden)?;
         let revision = self.next_revision();
-        let entry = self.store(stored, found.visible, revision, 0)?;
-        Ok(Outcome::Applied(written(&entry, None, number)))
+        let stored = self.store(stored, found.visible, revision, 0)?;
+        Ok(Outcome::Applied(Mutation { number, ..stored }))
     }
 
     /// Looks a key up at the range's time.
@@ -139,14 +139,14 @@ impl Applier<'_> {
         self.remove(&entry, revision, 0, previous)
     }
 
-    /// Writes a version over `old`. The lease was checked before.
+    /// Writes a version over `old`, and tells what it is. The lease was checked before.
     pub(super) fn store(
         &mut self,
         stored: Stored<'_>,
         old: Option<Entry>,
         revision: Revision,
         ordinal: u32,
-    ) -> Result<Entry> {
+    ) -> Result<Mutation> {
         let old_lease = old.as_ref().map_or(LeaseId(0), |entry| entry.lease);
         let old_expiry = old.as_ref().map_or(0, |entry| entry.expires_at_ms);
         self.reindex(stored.key, old_expiry, stored.expires_at_ms);
@@ -160,8 +160,9 @@ impl Applier<'_> {
             lease: stored.lease,
             expires_at_ms: stored.expires_at_ms,
         };
-        self.work.write(EventKind::Put, entry.clone(), ordinal, Previous::Loaded(old));
-        Ok(entry)
+        let (create_revision, version) = (entry.create_revision, entry.version);
+        self.work.write(EventKind::Put, entry, ordinal, Previous::Loaded(old));
+        Ok(Mutation { revision, create_revision, version, count: 1, ..Mutation::default() })
     }
 
     /// Removes a key that exists.
@@ -254,18 +255,6 @@ pub(super) fn number(value: &[u8]) -> std::result::Result<i64, Refusal> {
     }
     let text = std::str::from_utf8(value).map_err(|_| Refusal::NotANumber)?;
     text.parse().map_err(|_| Refusal::NotANumber)
-}
-
-fn written(entry: &Entry, previous: Option<Entry>, number: i64) -> Mutation {
-    Mutation {
-        revision: entry.revision,
-        create_revision: entry.create_revision,
-        version: entry.version,
-        previous,
-        count: 1,
-        number,
-        more: false,
-    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,6 @@ impl Applier<'_> {
                 self.work.fetch(mem::take(&mut keys))?;
             }
         }
-        self.work.fetch(keys).map_err(Into::into)
+        self.work.fetch(keys)
     }
 }

@@ -43,7 +43,7 @@ impl Applier<'_> {
             lock.waiters.push(party);
         }
         let changed = !known && standing(&lock, &acquire.owner).is_some();
-        self.finish(&acquire.name, &acquire.owner, &old, lock, changed)
+        self.conclude(&acquire.name, &acquire.owner, &old, lock, changed)
     }
 
     pub(super) fn lock_keep_alive(&mut self, keep: &LockKeepAlive) -> Step<Outcome> {
@@ -68,7 +68,7 @@ impl Applier<'_> {
             self.set_lock(&keep.name, &old, lock)?;
             return Err(Refusal::LockNotHeld.into());
         }
-        self.finish(&keep.name, &keep.owner, &old, lock, true)
+        self.conclude(&keep.name, &keep.owner, &old, lock, true)
     }
 
     pub(super) fn lock_release(&mut self, release: &LockRelease) -> Step<Outcome> {
@@ -83,12 +83,12 @@ impl Applier<'_> {
         let waiters = lock.waiters.len();
         lock.waiters.retain(|party| !mine(party));
         let mut changed = lock.waiters.len() != waiters;
-        if lock.holder.as_ref().is_some_and(mine) {
+        if !release.queue_only && lock.holder.as_ref().is_some_and(mine) {
             lock.holder = None;
             changed = true;
             self.hand_on(&release.name, &mut lock)?;
         }
-        self.finish(&release.name, &release.owner, &old, lock, changed)
+        self.conclude(&release.name, &release.owner, &old, lock, changed)
     }
 
     /// The expiry index has come to a lock: it is handed on, or indexed where it is due now.
@@ -183,7 +183,7 @@ impl Applier<'_> {
     }
 
     /// Stores the lock and tells how `owner` stands to it.
-    fn finish(
+    fn conclude(
         &mut self,
         name: &Bytes,
         owner: &Bytes,

@@ -16,16 +16,20 @@ mod range;
 mod session;
 mod transaction;
 
+use bytes::{Bytes, BytesMut};
+use holdfast_lsm::{Batch, Family, ReadPoint};
 use holdfast_model::{RangeEpoch, Revision};
 
 use crate::command::{Command, Envelope, Item, Operation, User};
-use crate::records::Mark;
+use crate::progress::{applied_record, membership_record};
+use crate::reader::Published;
+use crate::records::{APPLIED, MEMBERSHIP, Mark};
 use crate::sessions::Sessions;
 use crate::working::Working;
 pub(crate) use lock::state_of;
 pub(crate) use range::compactable;
 
-use crate::{Error, LockGrant, Outcome, Refusal, Result, Truth};
+use crate::{Error, LockGrant, LogPosition, Outcome, Refusal, Result, RevisionEvents, Truth};
 
 /// Why an operation ends early.
 pub(crate) enum Stop {
@@ -52,20 +56,89 @@ pub(crate) type Step<T> = std::result::Result<T, Stop>;
 
 /// The state of the range while entries are applied, and what they bring about.
 pub(crate) struct Applier<'a> {
-    pub work: Working<'a>,
-    pub sessions: &'a mut Sessions,
-    pub truth: Option<Truth>,
-    pub truth_changed: bool,
-    pub compacted: Revision,
-    pub compacted_changed: bool,
-    pub marks: Vec<Mark>,
-    pub marks_changed: bool,
-    pub grants: Vec<LockGrant>,
+    work: Working<'a>,
+    sessions: &'a mut Sessions,
+    truth: Option<Truth>,
+    truth_changed: bool,
+    compacted: Revision,
+    compacted_changed: bool,
+    marks: Vec<Mark>,
+    marks_changed: bool,
+    grants: Vec<LockGrant>,
     /// Index of the entry that is being applied.
-    pub index: u64,
+    index: u64,
+    /// Room for the bytes of an operation while it is hashed.
+    scratch: BytesMut,
 }
 
-impl Applier<'_> {
+/// What entries have brought about, ready for the engine and for who waits.
+pub(crate) struct Changes {
+    pub batch: Batch,
+    pub point: ReadPoint,
+    pub events: Vec<RevisionEvents>,
+    pub grants: Vec<LockGrant>,
+    pub truth: Option<Truth>,
+    pub compacted: Option<Revision>,
+    /// Set where readers must see something new besides the engine.
+    pub published: Option<Published>,
+    /// The earliest entry put into the expiry index.
+    pub due_ms: Option<u64>,
+    pub expiry_floor_ms: u64,
+    pub unindexed: u64,
+}
+
+impl<'a> Applier<'a> {
+    /// Begins with the state `work` lies over.
+    pub fn new(work: Working<'a>, sessions: &'a mut Sessions, published: &Published) -> Self {
+        Self {
+            work,
+            sessions,
+            truth: published.truth,
+            truth_changed: false,
+            compacted: published.compacted,
+            compacted_changed: false,
+            marks: published.marks.clone(),
+            marks_changed: false,
+            grants: Vec::new(),
+            index: 0,
+            scratch: BytesMut::new(),
+        }
+    }
+
+    /// Ends after the entry at `last`; `membership` is the last one among the entries.
+    pub fn finish(
+        mut self,
+        last: LogPosition,
+        membership: Option<&(LogPosition, Bytes)>,
+    ) -> Changes {
+        self.store_marks();
+        self.sessions.store(&mut self.work);
+        let (revision, clock_ms) = (self.work.revision, self.work.clock_ms);
+        let point = ReadPoint { revision, index: last.index, clock_ms };
+        self.work.set(Family::Meta, APPLIED, Some(applied_record(last, point)));
+        if let Some((position, membership)) = membership {
+            let record = membership_record(*position, membership);
+            self.work.set(Family::Meta, MEMBERSHIP, Some(record));
+        }
+        let (expiry_floor_ms, unindexed) = (self.work.expiry_floor_ms, self.work.unindexed);
+        let earliest_ms = self.work.earliest_due_ms;
+        let Self { truth, compacted, marks, .. } = self;
+        let changed = self.marks_changed || self.truth_changed || self.compacted_changed;
+        let (batch, events) = self.work.into_batch(last.index.0);
+        Changes {
+            batch,
+            point,
+            events,
+            grants: self.grants,
+            truth: truth.filter(|_| self.truth_changed),
+            compacted: self.compacted_changed.then_some(compacted),
+            published: changed.then_some(Published { truth, compacted, marks }),
+            due_ms: (earliest_ms != u64::MAX).then_some(earliest_ms),
+            expiry_floor_ms,
+            unindexed,
+        }
+    }
+
     /// Carries out one entry: one outcome per command and item.
     pub fn envelope(&mut self, envelope: Envelope, index: u64) -> Result<Vec<Vec<Outcome>>> {
         self.index = index;

@@ -105,7 +105,7 @@ impl Applier<'_> {
     }
 
     /// Stores the marks, where they have changed.
-    pub fn store_marks(&mut self) {
+    pub(super) fn store_marks(&mut self) {
         if self.marks_changed {
             let record = MarksRecord { marks: self.marks.clone() };
             self.work.set(Family::Meta, MARKS, Some(seal(&record)));

@@ -1,6 +1,6 @@
 //! Exactly once: commands inside a session, and outcomes made again from what it remembers.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use holdfast_model::limits::SESSION_ANSWER_BYTES_MAX;
 use holdfast_model::{ClientId, LeaseId, RangeEpoch, Revision};
 use xxhash_rust::xxh3::xxh3_64;
@@ -64,7 +64,7 @@ impl Applier<'_> {
         let Item { seq, operation: Some(operation) } = item else {
             return Ok(Outcome::Refused(Refusal::Malformed { what: "operation is missing" }));
         };
-        let payload = payload(&operation);
+        let payload = self.payload(&operation);
         match self.sessions.verdict(client, seq, payload) {
             Ok(Verdict::Execute) => {
                 let outcome = settle(self.mutation(&operation))?;
@@ -77,6 +77,13 @@ impl Applier<'_> {
             Ok(Verdict::Answered(answer)) => settle(self.outcome(&answer, &operation)),
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }
+    }
+
+    /// What identifies an operation's payload: a hash of its bytes.
+    fn payload(&mut self, operation: &Operation) -> u64 {
+        self.scratch.clear();
+        operation.encode(&mut self.scratch);
+        xxh3_64(&self.scratch)
     }
 
     pub(super) fn session_open(
@@ -249,13 +256,6 @@ impl Applier<'_> {
             state: self.lock_now(name)?,
         }))
     }
-}
-
-/// What identifies an operation's payload: a hash of its bytes.
-fn payload(operation: &Operation) -> u64 {
-    let mut buffer = BytesMut::with_capacity(operation.encoded_len());
-    operation.encode(&mut buffer);
-    xxh3_64(&buffer)
 }
 
 fn client(bytes: &Bytes) -> std::result::Result<ClientId, Refusal> {

@@ -66,4 +66,8 @@ pub struct LockRelease {
     /// The token of the grant; 0 means whatever `owner` has.
     #[prost(uint64, tag = "3")]
     pub token: u64,
+    /// Gives up a place in the queue and never a held lock: what a waiter that is cancelled sends,
+    /// so that it cannot release what its own retry was granted meanwhile.
+    #[prost(bool, tag = "4")]
+    pub queue_only: bool,
 }

@@ -6,6 +6,7 @@ use holdfast_model::ClientId;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+use crate::stream::cases;
 use crate::world::World;
 
 fn open(world: &mut World, client: u128) {
@@ -56,7 +57,7 @@ fn fixed(outcome: &Outcome) -> Outcome {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn attempts_of_one_number_run_once_and_answer_alike(

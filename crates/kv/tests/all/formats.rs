@@ -56,40 +56,7 @@ fn operations() -> Vec<(&'static str, Operation)> {
     };
     let delete_range = DeleteRange { start: bytes(b"a"), end: bytes(b"b"), return_previous: true };
     let increment = Increment { key: bytes(b"n"), delta: -3, ttl_ms: 1_000 };
-    let compare = |target| Compare {
-        key: bytes(b"k"),
-        end: bytes(b"l"),
-        comparison: Comparison::Less.into(),
-        target: Some(target),
-    };
-    let plain = Put { condition: Some(Condition::IfAbsent(())), ..put.clone() };
-    let txn = Txn {
-        compares: vec![
-            compare(CompareTarget::Revision(1)),
-            compare(CompareTarget::CreateRevision(2)),
-            compare(CompareTarget::Version(3)),
-            compare(CompareTarget::Lease(4)),
-            compare(CompareTarget::Value(bytes(b"v"))),
-            compare(CompareTarget::Exists(true)),
-        ],
-        success: vec![
-            TxnOperation::Get(Get { key: bytes(b"k") }).into(),
-            TxnOperation::Range(RangeRead {
-                start: bytes(b"a"),
-                end: bytes(b"b"),
-                limit: 9,
-                keys_only: true,
-            })
-            .into(),
-            TxnOperation::Put(plain).into(),
-            TxnOperation::Delete(delete.clone()).into(),
-        ],
-        failure: vec![
-            TxnOperation::DeleteRange(delete_range.clone()).into(),
-            TxnOperation::Increment(increment.clone()).into(),
-            TxnOperation::Txn(Txn::default()).into(),
-        ],
-    };
+    let txn = transaction(&put, &delete, &delete_range, &increment);
     let client = Bytes::copy_from_slice(&ClientId(0x0102_0304).to_bytes());
     let lock = LockAcquire {
         name: bytes(b"lock"),
@@ -115,7 +82,11 @@ fn operations() -> Vec<(&'static str, Operation)> {
             "lock_keep_alive",
             LockKeepAlive { name: bytes(b"l"), owner: bytes(b"o"), token: 5 }.into(),
         ),
-        ("lock_release", LockRelease { name: bytes(b"l"), owner: bytes(b"o"), token: 5 }.into()),
+        (
+            "lock_release",
+            LockRelease { name: bytes(b"l"), owner: bytes(b"o"), token: 5, queue_only: true }
+                .into(),
+        ),
         ("session_open", SessionOpen { client: client.clone() }.into()),
         ("session_keep_alive", SessionKeepAlive { client: client.clone(), watermark: 4 }.into()),
         ("session_close", SessionClose { client }.into()),
@@ -124,6 +95,45 @@ fn operations() -> Vec<(&'static str, Operation)> {
         ("configure", configure(span, 3, history).into()),
         ("noop", Operation::Noop(())),
     ]
+}
+
+/// A transaction with every compare and every step.
+fn transaction(put: &Put, delete: &Delete, delete_range: &DeleteRange, add: &Increment) -> Txn {
+    let bytes = Bytes::from_static;
+    let compare = |target| Compare {
+        key: bytes(b"k"),
+        end: bytes(b"l"),
+        comparison: Comparison::Less.into(),
+        target: Some(target),
+    };
+    let plain = Put { condition: Some(Condition::IfAbsent(())), ..put.clone() };
+    Txn {
+        compares: vec![
+            compare(CompareTarget::Revision(1)),
+            compare(CompareTarget::CreateRevision(2)),
+            compare(CompareTarget::Version(3)),
+            compare(CompareTarget::Lease(4)),
+            compare(CompareTarget::Value(bytes(b"v"))),
+            compare(CompareTarget::Exists(true)),
+        ],
+        success: vec![
+            TxnOperation::Get(Get { key: bytes(b"k") }).into(),
+            TxnOperation::Range(RangeRead {
+                start: bytes(b"a"),
+                end: bytes(b"b"),
+                limit: 9,
+                keys_only: true,
+            })
+            .into(),
+            TxnOperation::Put(plain).into(),
+            TxnOperation::Delete(delete.clone()).into(),
+        ],
+        failure: vec![
+            TxnOperation::DeleteRange(delete_range.clone()).into(),
+            TxnOperation::Increment(add.clone()).into(),
+            TxnOperation::Txn(Txn::default()).into(),
+        ],
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn leases_and_locks_have_bounds() {
     refused(LockAcquire { owner: Bytes::new(), ..lock.clone() }, "lock's owner");
     refused(LockAcquire { owner: vec![0; 65].into(), ..lock.clone() }, "lock's owner");
     refused(LockAcquire { value: vec![0; 1_025].into(), ..lock }, "lock's value");
-    let release = LockRelease { name: "l".into(), owner: Bytes::new(), token: 3 };
+    let release = LockRelease { name: "l".into(), token: 3, ..LockRelease::default() };
     accepted(release.clone());
     refused(LockRelease { token: 0, ..release }, "lock's owner");
 }

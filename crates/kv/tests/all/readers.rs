@@ -13,7 +13,7 @@ fn put(world: &mut World, key: &str, value: &str, ttl_ms: u64) {
 }
 
 fn keys(world: &World, request: &ScanRequest) -> Vec<String> {
-    let page = world.reader().scan(request).unwrap();
+    let page = world.reader().scan(request).expect("scan");
     page.entries.iter().map(|entry| entry.key.escape_ascii().to_string()).collect()
 }
 

@@ -130,8 +130,7 @@ fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
         staging.write(&file.name, 0, &bytes).unwrap();
     }
     let staged = staging.finish().unwrap();
-    receiver.machine.engine().replace_from(&staged, 0).unwrap();
-    receiver.machine.replaced().unwrap();
+    receiver.machine.install(&staged, 0).unwrap();
     assert_eq!(receiver.machine.applied(), sender.machine.applied());
     assert_eq!(receiver.machine.durable_applied(), sender.machine.applied());
     assert_eq!(reader.state_hash().unwrap(), sender.reader().state_hash().unwrap());
@@ -139,4 +138,15 @@ fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
     put(&mut sender, "d");
     put(&mut receiver, "d");
     assert_eq!(reader.state_hash().unwrap(), sender.reader().state_hash().unwrap());
+}
+
+#[test]
+fn a_damaged_snapshot_leaves_the_replica_as_it_was() {
+    let mut world = World::new();
+    put(&mut world, "a");
+    let before = world.reader().state_hash().unwrap();
+    let error = world.machine.install(Path::new("/nowhere"), 0).unwrap_err();
+    assert!(!error.is_deterministic(), "{error}");
+    assert_eq!(world.reader().state_hash().unwrap(), before);
+    put(&mut world, "b");
 }

@@ -13,6 +13,11 @@ pub struct Step {
     pub command: Command,
 }
 
+/// How many cases a property is tried on.
+pub fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 /// Up to `most` steps.
 pub fn stream(most: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..most)
@@ -56,8 +61,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (name(), name()).prop_map(|(name, owner)| {
             Operation::LockKeepAlive(LockKeepAlive { name, owner, token: 0 })
         }),
-        2 => (name(), name()).prop_map(|(name, owner)| {
-            Operation::LockRelease(LockRelease { name, owner, token: 0 })
+        2 => (name(), name(), any::<bool>()).prop_map(|(name, owner, queue_only)| {
+            Operation::LockRelease(LockRelease { name, owner, token: 0, queue_only })
         }),
         2 => client().prop_map(|client| Operation::SessionOpen(SessionOpen { client })),
         1 => client().prop_map(|client| Operation::SessionClose(SessionClose { client })),

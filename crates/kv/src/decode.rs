@@ -1,0 +1,111 @@
+//! Entries decoded and checked, before any of them changes anything.
+
+use bytes::Bytes;
+use holdfast_model::LogIndex;
+use prost::Message;
+
+use crate::command::{APPLY_VERSION, Command, Envelope, Operation, Txn, TxnOperation, TxnStep};
+use crate::{Error, Kind, LogEntry, LogPosition, Result};
+
+/// A decoded entry.
+pub(crate) struct Decoded {
+    pub position: LogPosition,
+    pub body: Body,
+}
+
+/// What it holds.
+pub(crate) enum Body {
+    Envelope(Envelope),
+    Membership(Bytes),
+    Blank,
+}
+
+/// Decodes entries that must continue the log at `expected`; none lets any index come.
+pub(crate) fn decode(entries: &[LogEntry], mut expected: Option<LogIndex>) -> Result<Vec<Decoded>> {
+    let mut decoded = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let index = entry.position.index;
+        if let Some(expected) = expected.filter(|expected| *expected != index) {
+            return Err(Error::OutOfOrder { expected, given: index });
+        }
+        expected = Some(LogIndex(index.0 + 1));
+        let body = match &entry.kind {
+            Kind::Normal(payload) => Body::Envelope(decode_envelope(index, payload)?),
+            Kind::Membership(membership) => Body::Membership(membership.clone()),
+            Kind::Blank => Body::Blank,
+        };
+        decoded.push(Decoded { position: entry.position, body });
+    }
+    Ok(decoded)
+}
+
+fn decode_envelope(index: LogIndex, payload: &Bytes) -> Result<Envelope> {
+    let envelope = Envelope::decode(payload.clone())
+        .map_err(|source| Error::MalformedEntry { index, source })?;
+    if envelope.apply_version > APPLY_VERSION {
+        let needed = envelope.apply_version;
+        return Err(Error::UnknownVersion { needed, known: APPLY_VERSION });
+    }
+    let items = envelope.commands.iter().flat_map(|command| &command.items);
+    if items.map(|item| &item.operation).any(|operation| !is_known(operation.as_ref())) {
+        return Err(Error::UnknownOperation { index });
+    }
+    Ok(envelope)
+}
+
+/// Whether this build knows all of an operation.
+fn is_known(operation: Option<&Operation>) -> bool {
+    match operation {
+        None => false,
+        Some(Operation::Txn(txn)) => is_known_txn(txn),
+        Some(Operation::Configure(configure)) => configure.apply_version <= APPLY_VERSION,
+        Some(_) => true,
+    }
+}
+
+fn is_known_txn(txn: &Txn) -> bool {
+    let known = |step: &TxnStep| match &step.operation {
+        None => false,
+        Some(TxnOperation::Txn(txn)) => is_known_txn(txn),
+        Some(_) => true,
+    };
+    txn.compares.iter().all(|compare| compare.target.is_some())
+        && txn.success.iter().chain(&txn.failure).all(known)
+}
+
+/// The keys whose newest versions the entries will ask for.
+pub(crate) fn keys_of(decoded: &[Decoded]) -> Vec<Bytes> {
+    let mut keys = Vec::new();
+    for entry in decoded {
+        if let Body::Envelope(envelope) = &entry.body {
+            for Command { items, .. } in &envelope.commands {
+                for operation in items.iter().filter_map(|item| item.operation.as_ref()) {
+                    push_keys(operation, &mut keys);
+                }
+            }
+        }
+    }
+    keys
+}
+
+fn push_keys(operation: &Operation, keys: &mut Vec<Bytes>) {
+    match operation {
+        Operation::Put(put) => keys.push(put.key.clone()),
+        Operation::Delete(delete) => keys.push(delete.key.clone()),
+        Operation::Increment(increment) => keys.push(increment.key.clone()),
+        Operation::Txn(txn) => {
+            let points = txn.compares.iter().filter(|compare| compare.end.is_empty());
+            keys.extend(points.map(|compare| compare.key.clone()));
+            for step in txn.success.iter().chain(&txn.failure) {
+                match &step.operation {
+                    Some(TxnOperation::Get(get)) => keys.push(get.key.clone()),
+                    Some(TxnOperation::Put(put)) => keys.push(put.key.clone()),
+                    Some(TxnOperation::Delete(delete)) => keys.push(delete.key.clone()),
+                    Some(TxnOperation::Increment(increment)) => keys.push(increment.key.clone()),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
