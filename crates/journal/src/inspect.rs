@@ -14,9 +14,9 @@ use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, Tail, parse_tails
 use crate::error::{At, Error, Result};
 use crate::group::{GroupId, LogPosition};
 use crate::record::RecordKind;
-use crate::recovery::parse_records;
 use crate::scan::Window;
 use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, seed};
+use crate::walk::parse_records;
 
 /// A record of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]

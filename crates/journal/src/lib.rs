@@ -42,6 +42,7 @@ mod scan;
 mod segment;
 mod space;
 mod state;
+mod walk;
 mod writer;
 
 pub use batch::{BatchKind, Tail};

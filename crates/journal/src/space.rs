@@ -201,12 +201,17 @@ impl Writer {
                 Ok(true)
             }
             Err(error) if error.is_space() => {
-                self.spares.retry_at = self.clock.monotonic() + SPACE_RETRY;
-                self.journal.lock().disk_full = true;
+                self.out_of_space();
                 Ok(false)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Notes that the disk is full; it is asked again later.
+    fn out_of_space(&mut self) {
+        self.spares.retry_at = self.clock.monotonic() + SPACE_RETRY;
+        self.journal.lock().disk_full = true;
     }
 
     /// Prepares a file; without room on the disk nothing is left behind.
@@ -233,10 +238,21 @@ impl Writer {
     fn fill_spare(&mut self) -> Result<bool> {
         let bytes = self.options.segment_bytes;
         let path = FileName::Spare(self.spares.next_number).path(&self.directory);
-        let Some(spare) = self.spares.files.iter_mut().find(|s| s.filled_bytes < bytes) else {
+        let Some(at) = self.spares.files.iter().position(|s| s.filled_bytes < bytes) else {
             return Ok(false);
         };
-        spare.fill(bytes)?;
+        let Some(spare) = self.spares.files.get_mut(at) else { return Ok(false) };
+        match spare.fill(bytes) {
+            Ok(()) => {}
+            // Some file systems cannot allocate; they notice only now that there is no room.
+            Err(error) if error.is_space() => {
+                let spare = self.spares.files.remove(at);
+                self.disk.remove_file(&spare.path).at("remove", &spare.path)?;
+                self.out_of_space();
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
         spare.file.sync_data().at("sync", &spare.path)?;
         if spare.filled_bytes == bytes {
             // A crash may undo the new name: then the file is made again.

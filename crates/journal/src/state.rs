@@ -88,17 +88,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state after recovery.
-    pub(crate) fn new(
-        options: JournalOptions,
-        groups: BTreeMap<GroupId, Group>,
-        ledger: Ledger,
-        next_sequence: u64,
-    ) -> Self {
+    /// The state without groups.
+    pub(crate) fn new(options: JournalOptions, ledger: Ledger, next_sequence: u64) -> Self {
         Self {
             allowance: (options.retention_group_bytes, 0),
             options,
-            groups,
+            groups: BTreeMap::new(),
             ledger,
             queue: Queue::starting_at(next_sequence),
             committed_waits: BTreeSet::new(),

@@ -142,7 +142,7 @@ impl World {
             small => usize::from(small) * 40,
         };
         let last_term = self.model[&g].entries.values().last().map_or(1, |e| e.position.term);
-        let term = last_term + u64::from(argument % 3 == 0);
+        let term = last_term + u64::from(argument.is_multiple_of(3));
         let fresh = (next..next + 1 + u64::from(argument / 16 % 4)).map(|index| Entry {
             position: at(term, index),
             payload: Bytes::from(vec![(argument as u8).wrapping_add(index as u8); size]),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use holdfast_env::Disk;
+use holdfast_env::sim::{Effect, Fault, Operation};
 use holdfast_journal::{Error, JournalOptions};
 
 use crate::rig::{DIR, Rig, at, entries, group, ignore, small};
@@ -151,6 +152,26 @@ fn a_full_disk_refuses_entries_before_anything_fails() {
     rig.rest();
     assert!(append(&mut rig, 1, 700), "room came back without a restart");
     assert!(rig.journal.accepts_writes());
+}
+
+#[test]
+fn a_disk_found_full_while_a_segment_is_filled_stops_nothing_that_runs() {
+    let mut rig = Rig::new(small());
+    // An open file answers to the name it was made by; number 1 is in use.
+    let is_spare = |path: &Path| !path.ends_with("0000000000000001.fresh");
+    let fault = Fault::new(Operation::Write, Effect::Enospc).on(is_spare).forever();
+    let fault = rig.disk.inject(fault);
+    let g = rig.create(1);
+    rig.settle();
+    assert!(rig.disk.fault_struck(fault) > 0);
+    assert!(rig.journal.stats().disk_full && !rig.journal.accepts_writes());
+    rig.journal.save_vote(g, Bytes::from_static(b"v"), ignore()).unwrap();
+    rig.settle();
+    rig.disk.remove_faults();
+    rig.clock.advance(std::time::Duration::from_secs(1));
+    rig.rest();
+    assert!(rig.journal.accepts_writes());
+    assert!(append(&mut rig, 1, 700));
 }
 
 #[test]
