@@ -38,6 +38,10 @@ const ANSWER_BYTES: u64 = 128;
 /// What a session is counted with besides its answers, bytes.
 const SESSION_BYTES: u64 = 256;
 
+const _: () = assert!(
+    SESSIONS_PER_RANGE_MAX as u64 * SESSION_BYTES < crate::SESSION_TABLE_BYTES_MAX,
+    "a full table without answers is within its budget"
+);
 const _: () = assert!(ENDED_KEPT.as_secs() >= 2 * REQUEST_DEADLINE_MAX.as_secs());
 
 /// Range time after which an idle session ends, milliseconds.

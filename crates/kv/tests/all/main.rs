@@ -5,6 +5,7 @@ mod bounds;
 mod exactly_once;
 mod formats;
 mod limits;
+mod model;
 mod readers;
 mod recovery;
 mod script;

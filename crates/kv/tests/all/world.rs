@@ -75,11 +75,8 @@ impl World {
 
     /// Flushes everything to tables; afterwards it survives a crash.
     pub fn flush(&self) {
-        let engine = self.machine.engine();
-        engine.seal();
-        while let Some(job) = engine.next_job() {
-            job.run().expect("job");
-        }
+        self.machine.engine().seal();
+        run_jobs(&self.machine);
     }
 
     /// The world after a power cut: what was flushed is there, the rest is applied again from the
@@ -95,7 +92,35 @@ impl World {
     }
 }
 
+/// Runs what the engine has to do.
+pub fn run_jobs(machine: &StateMachine) {
+    while let Some(job) = machine.engine().next_job() {
+        job.run().expect("job");
+    }
+}
+
 pub fn open(disk: &SimDisk) -> StateMachine {
+    open_with(disk, EngineOptions::default())
+}
+
+/// Opens a state machine on an engine with the smallest memtables and tables there are, so that
+/// little is needed to flush and compact.
+pub fn open_tiny(disk: &SimDisk) -> StateMachine {
+    open_with(
+        disk,
+        EngineOptions {
+            memtable_bytes: 4 << 10,
+            block_bytes: 256,
+            table_bytes: 4 << 10,
+            level_base_bytes: 8 << 10,
+            level_multiplier: 2,
+            level0_tables: 2,
+            ..EngineOptions::default()
+        },
+    )
+}
+
+fn open_with(disk: &SimDisk, options: EngineOptions) -> StateMachine {
     let shared = Arc::new(Shared::new(SharedOptions::default()).expect("options"));
     let engine = Engine::open(
         Arc::new(disk.clone()),
@@ -103,7 +128,7 @@ pub fn open(disk: &SimDisk) -> StateMachine {
         Path::new("/r1"),
         shared,
         Arc::new(|| u64::MAX),
-        EngineOptions::default(),
+        options,
     );
     StateMachine::open(Arc::new(engine.expect("engine"))).expect("state machine")
 }
