@@ -39,7 +39,7 @@ const ANSWER_BYTES: u64 = 128;
 const SESSION_BYTES: u64 = 256;
 
 const _: () = assert!(
-    SESSIONS_PER_RANGE_MAX as u64 * SESSION_BYTES < crate::SESSION_TABLE_BYTES_MAX,
+    SESSIONS_PER_RANGE_MAX as u64 * SESSION_BYTES < crate::reader::SESSION_TABLE_BYTES_MAX,
     "a full table without answers is within its budget"
 );
 const _: () = assert!(ENDED_KEPT.as_secs() >= 2 * REQUEST_DEADLINE_MAX.as_secs());
