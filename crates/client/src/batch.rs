@@ -209,27 +209,27 @@ impl Batch {
 
     /// Adds a put.
     pub fn put(self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        self.add(Operation::put(key, value))
+        self.push(Operation::put(key, value))
     }
 
     /// Adds a delete.
     pub fn delete(self, key: impl Into<Bytes>) -> Self {
-        self.add(Operation::delete(key))
+        self.push(Operation::delete(key))
     }
 
     /// Adds an increment.
     pub fn increment(self, key: impl Into<Bytes>, delta: i64) -> Self {
-        self.add(Operation::increment(key, delta))
+        self.push(Operation::increment(key, delta))
     }
 
     /// Adds any write.
-    pub fn add(mut self, operation: Operation) -> Self {
+    pub fn push(mut self, operation: Operation) -> Self {
         self.items.push(item_of(operation, None));
         self
     }
 
     /// Adds a put or delete with a condition of its own.
-    pub fn add_if(mut self, condition: Condition, operation: Operation) -> Self {
+    pub fn push_if(mut self, condition: Condition, operation: Operation) -> Self {
         self.items.push(item_of(operation, Some(condition.into())));
         self
     }

@@ -479,10 +479,10 @@ impl<'a> Attempts<'a> {
     fn wants_newer_map(&self, failure: &Failure) -> bool {
         let Failure::Status(status) = failure else {
             // The node may be gone for good; look when it has failed for a while.
-            return self.count % 8 == 0;
+            return self.count.is_multiple_of(8);
         };
         let code = holdfast_wire::error_info(status).map(|info| info.code());
-        code == Some(ErrorCode::NotHere) || self.count % 8 == 0
+        code == Some(ErrorCode::NotHere) || self.count.is_multiple_of(8)
     }
 }
 

@@ -31,6 +31,7 @@ impl Client {
 
 /// An election, by name. Made by [`Client::election`].
 #[derive(Clone, Debug)]
+#[must_use = "an election does nothing until something is asked of it"]
 pub struct Election {
     client: Client,
     name: Bytes,
@@ -50,7 +51,6 @@ impl Election {
     with_deadline!();
 
     /// A leader that falls silent is replaced after this long; ≥ 1 s. Default: 10 s.
-    #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

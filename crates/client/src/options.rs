@@ -4,7 +4,6 @@
 macro_rules! with_deadline {
     () => {
         /// How long this call may take, retries included; above 0, at most 60 s.
-        #[must_use]
         pub fn deadline(mut self, deadline: std::time::Duration) -> Self {
             self.client.deadline = deadline;
             self
@@ -16,21 +15,18 @@ macro_rules! with_deadline {
 macro_rules! with_read_options {
     () => {
         /// How current the answer has to be.
-        #[must_use]
         pub fn level(mut self, level: $crate::types::ReadLevel) -> Self {
             self.read.level = level.to_wire().into();
             self
         }
 
         /// Follower reads only: refuse an answer that may be older than this.
-        #[must_use]
         pub fn max_staleness(mut self, bound: std::time::Duration) -> Self {
             self.read.max_staleness_ms = $crate::types::millis(bound).max(1);
             self
         }
 
         /// See no state older than `point` (of an earlier answer), whatever replica serves it.
-        #[must_use]
         pub fn at_least(mut self, point: $crate::types::ReadPoint) -> Self {
             self.read.min_points.push(point.into());
             self
@@ -42,26 +38,22 @@ macro_rules! with_read_options {
 macro_rules! with_condition {
     () => {
         /// Only under this condition; where it does not hold, the answer says what stands there.
-        #[must_use]
         pub fn condition(mut self, condition: $crate::types::Condition) -> Self {
             self.condition = Some(condition);
             self
         }
 
         /// Only if the key does not exist.
-        #[must_use]
         pub fn if_absent(self) -> Self {
             self.condition($crate::types::Condition::IfAbsent)
         }
 
         /// Only if the key exists and was changed last at `revision`.
-        #[must_use]
         pub fn if_revision(self, revision: holdfast_model::Revision) -> Self {
             self.condition($crate::types::Condition::IfRevision(revision))
         }
 
         /// Only if the key exists with this value.
-        #[must_use]
         pub fn if_value(self, value: impl Into<bytes::Bytes>) -> Self {
             self.condition($crate::types::Condition::IfValue(value.into()))
         }

@@ -1,4 +1,5 @@
 //! The SDK against nodes that answer what each test wants.
+#![allow(clippy::unwrap_used)]
 
 mod coordination;
 mod mock;

@@ -273,7 +273,7 @@ async fn an_item_of_a_batch_is_sent_again_alone_under_its_number() {
         .batch()
         .put("{t}a", "1")
         .put("{t}b", "2")
-        .add(Operation::delete("{t}c"))
+        .push(Operation::delete("{t}c"))
         .increment("{t}d", 1);
     let results = batch.await.unwrap();
     let applied: Vec<bool> = results.iter().map(|r| r.as_ref().is_ok_and(|r| r.applied)).collect();

@@ -1,7 +1,7 @@
 //! Whom a request goes to.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_client::{Client, Error, FollowerChoice, NodeId, ReadLevel};
 use holdfast_model::{Span, position};
@@ -163,11 +163,10 @@ async fn a_keyspace_made_after_connecting_is_found() {
 async fn an_unreachable_cluster_fails_by_the_deadline() {
     // Port 1 of the loopback refuses connections.
     let deadline = Duration::from_millis(200);
-    let begun = Instant::now();
-    let result = Client::builder(["127.0.0.1:1"]).deadline(deadline).connect().await;
-    let error = result.unwrap_err();
+    let connecting = Client::builder(["127.0.0.1:1"]).deadline(deadline).connect();
+    let result = holdfast_runtime::timeout(Duration::from_secs(5), connecting).await;
+    let error = result.expect("it ends by itself").unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }) && error.is_retryable(), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
