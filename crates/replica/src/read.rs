@@ -17,9 +17,10 @@ const ROUND_RETRY: Duration = Duration::from_millis(20);
 const BOUND_MARGIN_PERCENT: u32 = 10;
 
 /// How fresh a read must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReadLevel {
     /// Linearizable without any assumption about clocks; on the leader or a follower.
+    #[default]
     Linearizable,
     /// Linearizable while clock rates differ by less than 10 %; on the leader.
     Lease,
