@@ -13,10 +13,13 @@
 pub mod api;
 pub mod auth;
 pub mod config;
+mod convert;
 mod errors;
 pub mod identity;
 pub mod limits;
 pub mod peers;
 pub mod registry;
+pub mod router;
 pub mod sealed;
+pub mod services;
 pub mod system;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_model::{ClusterId, NodeId, RangeEpoch, RangeId, Revision, Term};
+use holdfast_replica::ReadLevel;
 use holdfast_runtime::Deadline;
 
 use crate::auth::Identity;
@@ -52,29 +53,6 @@ impl<T> Answer<T> {
     /// The same header around another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         Answer { header: self.header, value: change(self.value) }
-    }
-}
-
-/// How current a read has to be, in kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ReadLevel {
-    /// Sees every write acknowledged before the read began; no clock assumption.
-    #[default]
-    Linearizable,
-    /// Linearizable while clock rates differ by less than 10 %; answered by the leader alone.
-    Lease,
-    /// A prefix of history from any replica, with a bound on its age.
-    Follower,
-}
-
-impl ReadLevel {
-    /// Its name as a metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Linearizable => "linearizable",
-            Self::Lease => "lease",
-            Self::Follower => "follower",
-        }
     }
 }
 

@@ -166,6 +166,9 @@ pub struct Watch {
     pub no_deletes: bool,
     /// Only this range; 0 = all that can hold the keys.
     pub range: RangeId,
+    /// Every change of this number asks for a [`WatchItem::Progress`] of every range that this
+    /// node hosts; others tell of their own accord now and then.
+    pub progress: Option<tokio::sync::watch::Receiver<u64>>,
 }
 
 /// What a watch delivers.

@@ -1,7 +1,7 @@
 //! What a node offers, whichever protocol asks: the one choke point of every adapter.
 //!
 //! Adapters (holdfast.v1 now, etcd and REST beside it) translate their messages into these calls
-//! and answers; sizes, identity and routing are dealt with behind them.
+//! and answers; sizes, identity and routing are dealt with behind them, in [`Gateway`].
 //! Invariants:
 //! * Limits and permission are checked before a call is routed or anything is proposed.
 //! * An error that is not [`ApiError::is_unknown`] means that a mutation did not and will not
@@ -14,19 +14,21 @@ mod coordination;
 mod kv;
 mod observe;
 
-pub use call::{Answer, Call, Header, Point, ReadLevel, ReadOptions, Staleness};
+pub use call::{Answer, Call, Header, Point, ReadOptions, Staleness};
 pub use cluster::{Cluster, ClusterAdmin};
 pub use coordination::{
     Lease, LeaseGrant, LeaseRemaining, LeaseState, Lock, LockAcquire, LockAcquired, LockKeepAlive,
     LockName, LockRelease, Session, SessionOf,
 };
+pub use holdfast_replica::ReadLevel;
 pub use kv::{
     BatchGet, BatchWrite, BatchWriteItem, DeletePrefix, Deleted, Found, Get, Kv, Scan, ScanPage,
     SessionTag, Watch, WatchItem, Write,
 };
-pub use observe::{Observer, Operation, Silent};
+pub use observe::{Observer, Operation, Silent, level_name};
 
-pub use crate::errors::ApiError;
+pub use crate::errors::{ApiError, LeaderHint};
+pub use crate::router::{Gateway, GatewayParts, Host};
 
 /// A boxed future of an API call.
 pub type Reply<'a, T> = futures_util::future::BoxFuture<'a, Result<T, ApiError>>;

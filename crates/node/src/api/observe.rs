@@ -3,9 +3,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use holdfast_replica::ReadLevel;
 use tonic::Code;
-
-use super::ReadLevel;
 
 /// Kinds of calls, as metrics and logs name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +60,15 @@ impl Operation {
             Self::Lock => "lock",
             Self::Cluster => "cluster",
         }
+    }
+}
+
+/// A read level's name as a metric label.
+pub fn level_name(level: ReadLevel) -> &'static str {
+    match level {
+        ReadLevel::Linearizable => "linearizable",
+        ReadLevel::Lease => "lease",
+        ReadLevel::Follower => "follower",
     }
 }
 

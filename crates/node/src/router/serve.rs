@@ -1,0 +1,356 @@
+//! Operations on a replica of this node: the end of every way, local or forwarded.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_kv as kv;
+use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
+use holdfast_model::{LeaseId, RangeId, Revision};
+use holdfast_replica::{ProposeError, ReadError, ReadRequest, Replica};
+use holdfast_runtime::Deadline;
+
+use super::Gateway;
+use super::attempt::leader_of;
+use super::outcome::{self, ItemResult};
+use crate::api::{ApiError, Header, LeaseState, Point, ReadLevel, Staleness};
+
+/// How often a read of the newest state starts anew because compaction overtook it.
+const RESTARTS_MAX: usize = 64;
+
+/// What became of a command that was carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposed {
+    pub header: Header,
+    /// One per item.
+    pub items: Vec<ItemResult>,
+}
+
+impl Proposed {
+    /// Why the whole command belongs to another range, if that is so.
+    pub fn elsewhere(&self) -> Option<&ApiError> {
+        let error = self.items.first().and_then(|item| item.as_ref().err());
+        error.filter(|error| error.is_elsewhere())
+    }
+
+    /// The outcome of a command of one item.
+    pub fn single(self) -> Result<(Header, kv::Outcome), ApiError> {
+        let missing = || Err(ApiError::Internal("a command came back without its outcome".into()));
+        let outcome = self.items.into_iter().next().unwrap_or_else(missing)?;
+        Ok((self.header, outcome))
+    }
+}
+
+/// How a read is to be answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReadSpec {
+    pub level: ReadLevel,
+    pub max_staleness: Option<Duration>,
+    /// Serve only at or after this point.
+    pub min: Option<Point>,
+    /// Read the state as of this point instead of the newest. A clock of 0: an older revision
+    /// that a user named, at which nothing is hidden.
+    pub at: Option<Point>,
+}
+
+/// What is asked of a replica.
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    Get(Bytes),
+    GetMany(Vec<Bytes>),
+    Scan(ScanQuery),
+    Lease { id: LeaseId, keys: bool },
+    Lock(Bytes),
+}
+
+/// Part of a scan.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanQuery {
+    pub start: Bytes,
+    /// Empty = to the last key.
+    pub end: Bytes,
+    pub limit: usize,
+    pub bytes_max: usize,
+    pub keys_only: bool,
+    pub reverse: bool,
+}
+
+/// What a replica answered.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reply {
+    Get(Option<kv::Entry>),
+    GetMany(Vec<Option<kv::Entry>>),
+    Page(Page),
+    Lease(Option<LeaseState>),
+    Lock(kv::LockState),
+}
+
+/// Entries in the order of the scan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Page {
+    pub entries: Vec<kv::Entry>,
+    /// The key the next part begins with (reverse: ends before); `None` = nothing is left.
+    pub resume: Option<Bytes>,
+}
+
+/// An answered read.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub header: Header,
+    pub staleness: Option<Staleness>,
+    pub reply: Reply,
+}
+
+impl Served {
+    /// The point the answer was formed at.
+    pub fn point(&self) -> Point {
+        Point { revision: self.header.revision, clock_ms: self.header.clock_ms }
+    }
+}
+
+/// Proposes `command` on `replica`.
+pub(crate) async fn propose(
+    gateway: &Gateway,
+    replica: &Replica,
+    command: &kv::Command,
+    deadline: Deadline,
+) -> Result<Proposed, ApiError> {
+    if let Some(leases) = renewals_of(command) {
+        return renew(gateway, replica, leases, deadline).await;
+    }
+    match replica.propose(command, deadline).await {
+        Ok(committed) => Ok(Proposed {
+            header: Header {
+                revision: committed.point.revision,
+                clock_ms: committed.point.clock_ms,
+                term: committed.term,
+                epoch: committed.epoch,
+                ..gateway.header_of(replica)
+            },
+            items: committed.outcomes.into_iter().map(outcome::sorted).collect(),
+        }),
+        Err(error) => Err(propose_error(gateway, replica.options().range, error, deadline)),
+    }
+}
+
+/// The leases of a command that only renews.
+fn renewals_of(command: &kv::Command) -> Option<Vec<LeaseId>> {
+    match (&command.session, command.items.as_slice()) {
+        (None, [kv::Item { operation: Some(kv::Operation::Renew(renew)), .. }]) => {
+            Some(renew.leases.iter().copied().map(LeaseId).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Renews leases together with whoever else renews at the moment.
+async fn renew(
+    gateway: &Gateway,
+    replica: &Replica,
+    leases: Vec<LeaseId>,
+    deadline: Deadline,
+) -> Result<Proposed, ApiError> {
+    match replica.renew(leases, deadline).await {
+        Ok(renewals) => {
+            let point = replica.reader().point();
+            let header = Header {
+                revision: point.revision,
+                clock_ms: point.clock_ms,
+                term: replica.leader().term,
+                ..gateway.header_of(replica)
+            };
+            Ok(Proposed { header, items: vec![Ok(kv::Outcome::Renewed(renewals))] })
+        }
+        Err(error) => Err(propose_error(gateway, replica.options().range, error, deadline)),
+    }
+}
+
+fn propose_error(
+    gateway: &Gateway,
+    range: RangeId,
+    error: ProposeError,
+    deadline: Deadline,
+) -> ApiError {
+    match error {
+        ProposeError::NotLeader { leader: Some((_, node)) } => {
+            gateway.not_leader(range, Some(node))
+        }
+        ProposeError::NotLeader { leader: None } => no_leader(range),
+        ProposeError::Overloaded { budget, retry_after } => {
+            ApiError::Overloaded { what: budget.to_owned(), retry_after }
+        }
+        ProposeError::DiskFull => ApiError::DiskFull,
+        ProposeError::Deadline => ApiError::Deadline(format!("range {} is busy", range.0)),
+        ProposeError::Unknown(reason) => {
+            ApiError::OutcomeUnknown { reason: reason.to_owned(), deadline: deadline.has_passed() }
+        }
+        ProposeError::Stopped => stopped(range),
+    }
+}
+
+fn no_leader(range: RangeId) -> ApiError {
+    ApiError::NoQuorum(format!("range {} has no leader that reaches a quorum", range.0))
+}
+
+fn stopped(range: RangeId) -> ApiError {
+    ApiError::NotHere(format!("the replica of range {} on this node has stopped", range.0))
+}
+
+/// Answers `query` from `replica`.
+pub(crate) async fn read(
+    gateway: &Gateway,
+    replica: &Replica,
+    spec: &ReadSpec,
+    query: &Query,
+    deadline: Deadline,
+) -> Result<Served, ApiError> {
+    let request = ReadRequest {
+        level: spec.level,
+        max_staleness: spec.max_staleness,
+        min_point: spec.min.map(|point| (point.revision, point.clock_ms)),
+        deadline,
+    };
+    let view = match replica.read(&request).await {
+        Ok(view) => view,
+        Err(error) => return Err(read_error(gateway, replica.options().range, error, spec)),
+    };
+    let header = Header { term: view.term, epoch: view.epoch, ..gateway.header_of(replica) };
+    let staleness = (spec.level == ReadLevel::Follower)
+        .then_some(view.staleness)
+        .flatten()
+        .map(|bound| Staleness { bound: bound.bound, clock_based: bound.clock_based });
+    let (point, reply) = answer(gateway, view.reader, spec.at, query).await?;
+    let header = Header { revision: point.revision, clock_ms: point.clock_ms, ..header };
+    Ok(Served { header, staleness, reply })
+}
+
+fn read_error(gateway: &Gateway, range: RangeId, error: ReadError, spec: &ReadSpec) -> ApiError {
+    match error {
+        ReadError::NotLeader { leader: Some((_, node)) } => gateway.not_leader(range, Some(node)),
+        ReadError::NotLeader { leader: None } => no_leader(range),
+        ReadError::NoQuorum(reason) => {
+            ApiError::NoQuorum(format!("range {} cannot confirm the read: {reason}", range.0))
+        }
+        ReadError::TooStale { bound } => ApiError::TooStale {
+            asked: spec.max_staleness.unwrap_or_default(),
+            bound: bound.unwrap_or(Duration::MAX),
+        },
+        ReadError::Behind { revision, .. } => ApiError::Behind { revision: revision.0 },
+        ReadError::Deadline => {
+            ApiError::Deadline(format!("range {} did not confirm the read", range.0))
+        }
+        ReadError::Overloaded => ApiError::Overloaded {
+            what: format!("reads that wait on range {}", range.0),
+            retry_after: Duration::from_millis(20),
+        },
+        ReadError::Stopped => stopped(range),
+    }
+}
+
+/// Answers `query` at once where memory holds the answer, else on a thread that may wait for the
+/// disk. Gives the point the answer was formed at.
+async fn answer(
+    gateway: &Gateway,
+    reader: kv::Reader,
+    at: Option<Point>,
+    query: &Query,
+) -> Result<(kv::ReadPoint, Reply), ApiError> {
+    if let Query::Get(key) = query {
+        let cached = pinned(&reader, at, |at| reader.get_cached(key, at)).map_err(engine_error)?;
+        if let (point, kv::Cached::Answer(entry)) = cached {
+            return Ok((point, Reply::Get(entry)));
+        }
+    }
+    let query = query.clone();
+    let work = gateway
+        .parts
+        .pool
+        .run(move || pinned(&reader, at, |at| look(&reader, at, &query)).map_err(engine_error));
+    work.await.map_err(|error| ApiError::NotReady(format!("reads from disk: {error}")))?
+}
+
+/// Runs `read` at one point: the asked one, or the newest. Where the newest one is compacted
+/// before it was read, there is a newer one.
+fn pinned<T>(
+    reader: &kv::Reader,
+    at: Option<Point>,
+    read: impl Fn(kv::At) -> kv::Result<T>,
+) -> kv::Result<(kv::ReadPoint, T)> {
+    let mut restarts = 0;
+    loop {
+        let newest = reader.point();
+        let (point, at_point) = match at {
+            None => (newest, kv::At::Point(newest)),
+            Some(Point { revision, clock_ms: 0 }) => (newest, kv::At::Revision(revision)),
+            Some(Point { revision, clock_ms }) => {
+                let point = kv::ReadPoint { revision, clock_ms, ..newest };
+                (point, kv::At::Point(point))
+            }
+        };
+        match read(at_point) {
+            Err(kv::Error::Compacted { .. }) if at.is_none() && restarts < RESTARTS_MAX => {
+                restarts += 1;
+            }
+            answer => return answer.map(|answer| (point, answer)),
+        }
+    }
+}
+
+/// Answers `query` from the engine; waits for the disk.
+fn look(reader: &kv::Reader, at: kv::At, query: &Query) -> kv::Result<Reply> {
+    match query {
+        Query::Get(key) => reader.get(key, at).map(Reply::Get),
+        Query::GetMany(keys) => reader.multi_get(keys, at).map(Reply::GetMany),
+        Query::Scan(scan) => {
+            let request = kv::ScanRequest {
+                start: scan.start.clone(),
+                end: scan.end.clone(),
+                limit: scan.limit,
+                bytes_max: scan.bytes_max,
+                keys_only: scan.keys_only,
+                reverse: scan.reverse,
+                at,
+            };
+            let page = reader.scan(&request)?;
+            Ok(Reply::Page(Page { entries: page.entries, resume: page.resume }))
+        }
+        Query::Lease { id, keys } => lease(reader, *id, *keys).map(Reply::Lease),
+        Query::Lock(name) => reader.lock(name).map(Reply::Lock),
+    }
+}
+
+fn lease(reader: &kv::Reader, id: LeaseId, keys: bool) -> kv::Result<Option<LeaseState>> {
+    let Some(info) = reader.lease(id)? else { return Ok(None) };
+    let keys = match keys {
+        true => reader.lease_keys(id, &Bytes::new(), RANGE_DELETE_KEYS_MAX)?,
+        false => Vec::new(),
+    };
+    Ok(Some(LeaseState { ttl_ms: info.ttl_ms, expires_at_ms: info.expires_at_ms, keys }))
+}
+
+/// What an error of the state machine means to a caller who only reads.
+pub(crate) fn engine_error(error: kv::Error) -> ApiError {
+    match error {
+        kv::Error::Compacted { oldest } => ApiError::Compacted { oldest: oldest.0 },
+        kv::Error::Future { newest } => ApiError::FutureRevision { newest: newest.0 },
+        kv::Error::WrongSpan { .. } => ApiError::NotHere(error.to_string()),
+        other => ApiError::Internal(other.to_string()),
+    }
+}
+
+impl Gateway {
+    /// The header of an answer from `replica`, without its revision and clock.
+    pub(crate) fn header_of(&self, replica: &Replica) -> Header {
+        Header {
+            cluster: self.parts.map.peek().cluster,
+            node: self.parts.host.node(),
+            range: replica.options().range,
+            leader: leader_of(replica),
+            ..Header::default()
+        }
+    }
+
+    /// A point that names a revision alone.
+    pub(crate) fn at_revision(revision: Revision) -> Option<Point> {
+        (revision.0 != 0).then_some(Point { revision, clock_ms: 0 })
+    }
+}

@@ -1,0 +1,72 @@
+//! The public gRPC API `holdfast.v1` as a translation onto [`crate::api`].
+//!
+//! Owns: the tonic services, reading of deadlines and identities, conversion of messages.
+//! Must never know: ranges, replicas, where anything is.
+//! Invariants:
+//! * Every answer carries a header, every error a typed detail.
+//! * What cannot be decoded, or is too long, is INVALID_ARGUMENT, whatever the library would say.
+//! * Keys and values are slices of the request's frame, never copies.
+
+mod call;
+mod cluster;
+mod guard;
+mod kv;
+mod lease;
+mod lock;
+mod messages;
+mod session;
+mod watch;
+
+use holdfast_wire::v1;
+use tonic::service::Routes;
+
+use crate::api::ApiError;
+use crate::router::Gateway;
+use guard::Guard;
+
+/// The services of the client port: `holdfast.v1`, reflection and health.
+///
+/// Health answers SERVING for the process; whether the node is ready is `Cluster.Status`, so that
+/// an empty node can be founded through a balancer that looks at health.
+///
+/// # Errors
+/// The descriptors compiled into the binary cannot be read: a defect of the build.
+pub fn routes(gateway: &Gateway) -> Result<Routes, ApiError> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .build_v1()
+        .map_err(|error| ApiError::Internal(format!("descriptors of the API: {error}")))?;
+    let (_, health) = tonic_health::server::health_reporter();
+    let limit = gateway.limits().request_bytes_max;
+    let service = || Service { gateway: gateway.clone() };
+    // The guard refuses over-long messages first, with a better error; tonic's own limit stands
+    // behind it.
+    let routes = Routes::default()
+        .add_service(Guard::new(
+            v1::kv_server::KvServer::new(service()).max_decoding_message_size(limit),
+            limit,
+        ))
+        .add_service(Guard::new(
+            v1::session_server::SessionServer::new(service()).max_decoding_message_size(limit),
+            limit,
+        ))
+        .add_service(Guard::new(
+            v1::lease_server::LeaseServer::new(service()).max_decoding_message_size(limit),
+            limit,
+        ))
+        .add_service(Guard::new(
+            v1::lock_server::LockServer::new(service()).max_decoding_message_size(limit),
+            limit,
+        ))
+        .add_service(Guard::new(
+            v1::cluster_server::ClusterServer::new(service()).max_decoding_message_size(limit),
+            limit,
+        ));
+    Ok(routes.add_service(reflection).add_service(health))
+}
+
+/// Every service of the API, on one gateway.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    gateway: Gateway,
+}
