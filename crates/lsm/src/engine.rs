@@ -246,13 +246,14 @@ impl Engine {
 fn find(state: &State, family: Family, key: &[u8], at: ReadPoint, fill: Fill) -> Result<Lookup> {
     check_floor(state, family, at)?;
     let seq_max = at.seq_max(family);
+    let hash = key_hash(family, key);
     for memtable in state.memtables() {
-        if let Some(entry) = memtable.get(family, key, seq_max) {
+        if let Some(entry) = memtable.get(family, key, hash, seq_max) {
             return Ok(Lookup::Found(entry.to_record()));
         }
     }
     let seq_max = if family.keeps_versions() { seq_max } else { u64::MAX };
-    state.version.get(family, key, key_hash(family, key), seq_max, fill)
+    state.version.get(family, key, hash, seq_max, fill)
 }
 
 /// Versions below the floor may be gone; a read there must not answer from what is left.

@@ -51,7 +51,7 @@ pub(crate) fn open_tree(
     let version = load_version(&home, entropy.as_ref(), &generation_dir, number)?;
     delete_orphans(home.disk.as_ref(), dir, &version)?;
     let (point, floor) = (version.point, version.floor);
-    let active = Arc::new(Memtable::new(home.shared.clone(), Seal { point, gate: 0 }));
+    let active = Arc::new(Memtable::new(home.shared.clone(), Seal { point, gate: 0 }, None));
     let state = State { active, sealed: Vec::new(), version: Arc::new(version) };
     let published = PublishedPoint::default();
     published.store(point);

@@ -169,7 +169,7 @@ fn move_into_place(disk: &dyn Disk, staged: &Path, dir: &Path) -> Result<()> {
 fn install(tree: &Tree, version: Version, gate: u64) -> ReadPoint {
     let point = version.point;
     let shared = tree.home.shared.clone();
-    let active = Arc::new(Memtable::new(shared, Seal { point, gate }));
+    let active = Arc::new(Memtable::new(shared, Seal { point, gate }, None));
     tree.watermark.fetch_max(version.floor, Ordering::Relaxed);
     let _swap = tree.swap.lock();
     let state = State { active, sealed: Vec::new(), version: Arc::new(version) };

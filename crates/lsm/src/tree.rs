@@ -123,7 +123,7 @@ impl Tree {
         if state.active.is_empty() && !moved {
             return;
         }
-        let active = Arc::new(Memtable::new(self.home.shared.clone(), seal));
+        let active = Arc::new(Memtable::new(self.home.shared.clone(), seal, Some(&state.active)));
         let mut sealed = vec![state.active.clone()];
         sealed.extend(state.sealed.iter().cloned());
         let version = state.version.clone();

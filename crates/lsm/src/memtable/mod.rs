@@ -6,16 +6,21 @@
 //! * A memtable is sealed only between batches: it holds whole batches.
 //! * Memory is charged to the node's budget as it grows and given back when the last reader left.
 
+mod arena;
+mod key_index;
+mod node;
 mod skiplist;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub(crate) use node::Entry;
+pub(crate) use skiplist::Cursor;
 use skiplist::SkipList;
-pub(crate) use skiplist::{Cursor, Entry};
 
 use crate::shared::Shared;
+use crate::table::key_hash;
 use crate::types::{Batch, Family, ReadPoint, Record};
 
 /// The newest state a memtable holds and how far the journal must be durable to flush it.
@@ -34,10 +39,11 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    /// An empty memtable that begins at `seal`.
-    pub(crate) fn new(shared: Arc<Shared>, seal: Seal) -> Self {
+    /// An empty memtable that begins at `seal` and expects to become like `before`.
+    pub(crate) fn new(shared: Arc<Shared>, seal: Seal, before: Option<&Self>) -> Self {
+        let keys = |family: usize| before.map_or(0, |b| b.lists[family].keys());
         Self {
-            lists: std::array::from_fn(|_| Arc::new(SkipList::new())),
+            lists: std::array::from_fn(|family| Arc::new(SkipList::new(keys(family)))),
             seal: Mutex::new(seal),
             charged: Mutex::new(0),
             shared,
@@ -56,7 +62,8 @@ impl Memtable {
             let (now, later) = operations.split_at(run);
             let mut writer = self.lists[family.index()].writer();
             for o in now {
-                let existed = writer.insert(&o.key, o.seq, o.ordinal, o.value.as_ref());
+                let hash = list_hash(key_hash(family, &o.key));
+                let existed = writer.insert(&o.key, hash, o.seq, o.ordinal, o.value.as_ref());
                 assert!(
                     !(existed && family.keeps_versions()),
                     "a data key is written at most once per revision"
@@ -89,9 +96,16 @@ impl Memtable {
         *self.seal.lock()
     }
 
-    /// The newest entry of `key` this read point covers.
-    pub(crate) fn get(&self, family: Family, key: &[u8], seq_max: u64) -> Option<Entry<'_>> {
-        self.lists[family.index()].get(key, seq_max)
+    /// The newest entry of `key`, whose [`key_hash`] is `hash`, with at most this sequence number.
+    #[inline]
+    pub(crate) fn get(
+        &self,
+        family: Family,
+        key: &[u8],
+        hash: u64,
+        seq_max: u64,
+    ) -> Option<Entry<'_>> {
+        self.lists[family.index()].get(key, list_hash(hash), seq_max)
     }
 
     pub(crate) fn forward(&self, family: Family, from: Option<(&[u8], u64)>) -> Cursor {
@@ -101,6 +115,11 @@ impl Memtable {
     pub(crate) fn backward(&self, family: Family, before: Option<(&[u8], u64)>) -> Cursor {
         Cursor::backward(self.lists[family.index()].clone(), before)
     }
+}
+
+/// The half of a key's hash that filters use least.
+fn list_hash(hash: u64) -> u32 {
+    (hash >> 16) as u32
 }
 
 impl Drop for Memtable {
