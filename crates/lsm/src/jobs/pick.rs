@@ -11,10 +11,18 @@ use crate::generation::Claims;
 use crate::jobs::pick::overlap::{Hull, overlapping, overlapping_bytes};
 use crate::limits::LEVELS;
 use crate::options::EngineOptions;
-use crate::table::Table;
+use crate::table::{Properties, Table};
 use crate::version::Version;
 
 mod overlap;
+
+/// A table is compacted for its own sake when one in so many records is dead.
+const GARBAGE_SHARE: u64 = 4;
+/// A table with others beneath it, which will be merged down anyway, is rewritten where it is
+/// when one in so many records is shadowed.
+const SHADOWED_SHARE_UPPER: u64 = 2;
+/// Level 0 is compacted for its own sake when one in so many records is a tombstone.
+const TOMBSTONE_SHARE_LEVEL0: u64 = 2;
 
 /// Tables of one level that take part.
 pub(crate) struct Input {
@@ -199,34 +207,69 @@ impl Picker<'_> {
             self.is_free(table) && self.all_free(overlapping(next, &Hull::of_one(table)))
         };
         let tables = self.version.level(level).iter().filter(candidate);
-        let table = tables.min_by_key(|t| (cost_milli(t), t.number()))?.clone();
-        let lower = overlapping(next, &Hull::of_one(&table)).to_vec();
+        let table = tables.min_by_key(|t| (cost_milli(t), t.number()))?;
+        self.merge_down(level, table)
+    }
+
+    /// `table` of `level` into the next level, unless what it meets there is taken.
+    fn merge_down(&self, level: usize, table: &Arc<Table>) -> Option<Plan> {
+        let lower = overlapping(self.version.level(level + 1), &Hull::of_one(table)).to_vec();
+        if !self.all_free(&lower) {
+            return None;
+        }
         let same_format = self.options.compression[level] == self.options.compression[level + 1];
         let is_move = lower.is_empty() && same_format;
-        let mut inputs = vec![Input { level, tables: vec![table] }];
+        let mut inputs = vec![Input { level, tables: vec![table.clone()] }];
         if !is_move {
             inputs.push(Input { level: level + 1, tables: lower });
         }
         Some(self.plan(inputs, level + 1, is_move))
     }
 
-    /// A table with nothing beneath it, a quarter of whose records nobody may read any more: data
-    /// that is no longer written to would otherwise keep its dead versions for ever.
+    /// Something nobody may read any more and no growing level will ever push out: data that is
+    /// no longer written to would keep its dead versions, and deleted data its place, for ever.
     fn garbage(&self) -> Option<Plan> {
         for level in (1..LEVELS).rev() {
-            let wasteful = |table: &&Arc<Table>| {
-                let properties = table.properties();
-                properties.garbage * 4 >= properties.records().max(1)
-                    && properties.reclaimable_at <= self.watermark
-                    && self.is_free(table)
-                    && self.is_bottommost(level, table)
-            };
-            if let Some(table) = self.version.level(level).iter().find(wasteful) {
-                let input = Input { level, tables: vec![table.clone()] };
-                return Some(self.plan(vec![input], level, false));
+            let tables = self.version.level(level).iter();
+            let mut due = tables.filter(|t| self.is_free(t) && self.is_reclaimable(t));
+            if let Some(plan) = due.find_map(|table| self.reclaim(level, table)) {
+                return Some(plan);
             }
         }
-        None
+        let level0 = self.version.level(0);
+        let sum = |count: fn(&Properties) -> u64| -> u64 {
+            level0.iter().map(|t| count(t.properties())).sum()
+        };
+        let is_mostly_tombstones =
+            sum(Properties::tombstones) * TOMBSTONE_SHARE_LEVEL0 >= sum(Properties::records);
+        let is_due = is_mostly_tombstones && level0.iter().all(|t| self.is_reclaimable(t));
+        if is_due { self.level0() } else { None }
+    }
+
+    /// What rids the tree of the dead records of `table`, if they are many.
+    fn reclaim(&self, level: usize, table: &Arc<Table>) -> Option<Plan> {
+        let properties = table.properties();
+        let (records, tombstones) = (properties.records(), properties.tombstones());
+        let shadowed = properties.garbage.saturating_sub(tombstones);
+        let in_place = || {
+            let input = Input { level, tables: vec![table.clone()] };
+            self.plan(vec![input], level, false)
+        };
+        if self.is_bottommost(level, table) {
+            (properties.garbage * GARBAGE_SHARE >= records).then(in_place)
+        } else if shadowed * SHADOWED_SHARE_UPPER >= records {
+            Some(in_place())
+        } else if tombstones * GARBAGE_SHARE >= records {
+            self.merge_down(level, table)
+        } else {
+            None
+        }
+    }
+
+    /// Whether everything dead in the table may go, where nothing older lies beneath.
+    fn is_reclaimable(&self, table: &Table) -> bool {
+        let properties = table.properties();
+        properties.garbage > 0 && properties.reclaimable_at <= self.watermark
     }
 
     fn is_bottommost(&self, level: usize, table: &Arc<Table>) -> bool {

@@ -31,6 +31,6 @@ mod writer;
 pub(crate) use block::Block;
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
-pub(crate) use properties::{FamilyKey, FamilyProperties};
+pub(crate) use properties::{FamilyKey, FamilyProperties, Properties};
 pub(crate) use reader::{Fill, Home, Lookup, Table, verify_file};
 pub(crate) use writer::{TableDescriptor, TableWriter, WriterOptions};

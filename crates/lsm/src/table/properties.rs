@@ -55,6 +55,12 @@ impl Properties {
         self.families.iter().map(|f| f.records).sum()
     }
 
+    /// Tombstones of data keys.
+    pub(crate) fn tombstones(&self) -> u64 {
+        let data = self.families.iter().filter(|f| f.family.keeps_versions());
+        data.map(|f| f.tombstones).sum()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_u64(self.floor);

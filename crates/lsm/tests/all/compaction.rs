@@ -1,0 +1,205 @@
+//! What compactions keep, drop and leave alone.
+
+use bytes::Bytes;
+use holdfast_lsm::{Family, JobKind, Pressure};
+
+use crate::harness::{World, check, files_of, small_options};
+
+fn data_records(world: &World) -> u64 {
+    world.engine.stats().records
+}
+
+fn overwrite(world: &mut World, rounds: u32) {
+    for round in 0..rounds {
+        for n in 0..100 {
+            world.put(&format!("key-{n:03}"), &format!("value {n} of round {round:04}, padded"));
+        }
+        world.flush();
+    }
+}
+
+#[test]
+fn versions_are_kept_until_the_watermark_passes_and_then_leave_the_last_level() {
+    let mut world = World::new(small_options());
+    overwrite(&mut world, 10);
+    world.check();
+    assert_eq!(data_records(&world), 1_000, "history is kept below the watermark");
+    world.set_watermark(world.model.point.revision.0);
+    world.work().unwrap();
+    world.check();
+    assert!(data_records(&world) <= 300, "few versions beside the newest are left");
+    assert!(world.engine.stats().dropped_records >= 700);
+}
+
+#[test]
+fn deleted_data_gives_its_place_back() {
+    let mut world = World::new(small_options());
+    overwrite(&mut world, 4);
+    let full = world.engine.stats().level_bytes.iter().sum::<u64>();
+    for n in 0..100 {
+        let key = Bytes::from(format!("key-{n:03}"));
+        world.write(&[(Family::Data, key, None)]);
+    }
+    world.put("the last", "one");
+    world.set_watermark(world.model.point.revision.0);
+    world.flush();
+    world.check();
+    let left = world.engine.stats().level_bytes.iter().sum::<u64>();
+    assert!(left * 10 < full, "{left} of {full} bytes are left");
+    assert_eq!(data_records(&world), 1);
+}
+
+#[test]
+fn internal_families_keep_one_record_per_key_and_no_tombstones() {
+    let mut world = World::new(small_options());
+    for round in 0..20u32 {
+        for family in [Family::Session, Family::Expiry, Family::Meta] {
+            for n in 0..20 {
+                let value = ((n + round) % 4 != 0).then(|| Bytes::from(vec![n as u8; 50]));
+                world.write(&[(family, Bytes::from(format!("key-{n}")), value)]);
+            }
+        }
+        world.flush();
+    }
+    for family in [Family::Session, Family::Expiry, Family::Meta] {
+        for n in 0..20 {
+            world.write(&[(family, Bytes::from(format!("key-{n}")), None)]);
+        }
+    }
+    world.put("data", "stays");
+    for _ in 0..small_options().level0_tables {
+        world.put("more", "of it");
+        world.flush();
+    }
+    world.check();
+    let families = [Family::Session, Family::Expiry, Family::Meta];
+    assert!(families.iter().all(|f| world.model.live(*f, world.model.point).is_empty()));
+    assert!(data_records(&world) <= 4, "{:?}", world.engine.stats());
+}
+
+#[test]
+fn tables_that_overlap_nothing_move_down_without_being_rewritten() {
+    let mut world = World::new(small_options());
+    for n in 0..3_000 {
+        world.put(&format!("key-{n:06}"), &format!("{:0100}", n * 7919));
+        world.work().unwrap();
+    }
+    let stats = world.engine.stats();
+    assert!(stats.moves > 10, "{stats:?}");
+    let rewritten = stats.compacted_bytes_out as f64 / stats.flushed_bytes as f64;
+    assert!(rewritten < 0.5, "{rewritten} bytes rewritten per byte flushed");
+    world.check();
+}
+
+#[test]
+fn levels_come_to_their_sizes_and_level_zero_stays_short() {
+    let mut world = World::new(small_options());
+    for n in 0..6_000u32 {
+        let key = n.wrapping_mul(2_654_435_761) % 2_000;
+        world.put(&format!("key-{key:06}"), &format!("{:0100}", n * 7919));
+        if n % 100 == 0 {
+            world.set_watermark(world.model.point.revision.0 - 50.min(u64::from(n)));
+        }
+        world.work().unwrap();
+    }
+    let stats = world.engine.stats();
+    assert!(stats.level_tables[0] < small_options().level0_tables as u64, "{stats:?}");
+    assert_eq!(stats.debt_bytes, 0, "{stats:?}");
+    let used = stats.level_bytes.iter().skip(1).filter(|b| **b > 0).count();
+    assert!(used >= 2, "several levels are used: {stats:?}");
+    let upper: u64 = stats.level_bytes[1..6].iter().sum();
+    assert!(upper < stats.level_bytes[6], "most data lies in the last level: {stats:?}");
+    world.check();
+}
+
+#[test]
+fn filters_spare_most_looks_for_missing_keys() {
+    let mut world = World::new(small_options());
+    overwrite(&mut world, 1);
+    let before = world.engine.stats();
+    for n in 0..1_000 {
+        let key = format!("key-050-missing-{n}");
+        assert_eq!(
+            world.engine.get(Family::Data, key.as_bytes(), world.model.point).unwrap(),
+            None
+        );
+    }
+    let after = world.engine.stats();
+    let checks = after.filter_checks - before.filter_checks;
+    let useful = after.filter_useful - before.filter_useful;
+    assert!(checks >= 1_000 && useful * 100 >= checks * 95, "{useful} of {checks}");
+}
+
+#[test]
+fn obsolete_files_are_deleted_by_a_job_after_the_last_reader_left() {
+    let mut world = World::new(small_options());
+    overwrite(&mut world, 1);
+    let old = files_of(&world.disk, &world.dir, ".tbl");
+    let range = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+    let mut scan = world.engine.scan(Family::Data, range, world.model.point, false).unwrap();
+    assert!(scan.next().is_some());
+    let expected = world.model.live(Family::Data, world.model.point);
+    world.set_watermark(u64::from(u32::MAX));
+    overwrite(&mut world, 5);
+    let exists = |path: &std::path::PathBuf| holdfast_env::Disk::exists(&world.disk, path).unwrap();
+    assert!(old.iter().all(exists), "a scan still reads them");
+    let rest: Vec<_> = scan.map(Result::unwrap).collect();
+    assert_eq!(rest, expected[1..], "the scan goes on over the version it began with");
+    let job = world.engine.next_job().unwrap();
+    assert_eq!(job.kind(), JobKind::Cleaning);
+    job.run().unwrap();
+    assert!(!old.iter().any(exists));
+}
+
+#[test]
+fn jobs_of_a_replaced_generation_change_nothing() {
+    let mut source = World::new(small_options());
+    overwrite(&mut source, 3);
+    let checkpoint = std::path::Path::new("/data/checkpoint");
+    source.engine.checkpoint(checkpoint).unwrap();
+    let staged = checkpoint.join("gen-0000000001");
+    source.put("lost", "with the old generation");
+    source.engine.seal();
+    let job = source.engine.next_job().unwrap();
+    assert_eq!(job.kind(), JobKind::Flush);
+    let old = files_of(&source.disk, &source.dir, "MANIFEST");
+    let point = source.engine.replace_from(&staged, 0).unwrap();
+    job.run().unwrap();
+    source.model.families.get_mut(&Family::Data).unwrap().remove(&b"lost"[..]);
+    source.model.point = point;
+    check(&source.engine, &source.model);
+    source.work().unwrap();
+    assert!(!holdfast_env::Disk::exists(&source.disk, &old[0]).unwrap(), "it is cleaned away");
+    assert_eq!(source.engine.stats().generation, 2);
+    source.restart();
+    source.check();
+}
+
+#[test]
+fn a_job_that_is_dropped_is_handed_out_again() {
+    let mut world = World::new(small_options());
+    world.put("a", "1");
+    world.engine.seal();
+    let job = world.engine.next_job().unwrap();
+    assert!(world.engine.next_job().is_none(), "one flush at a time");
+    drop(job);
+    world.work().unwrap();
+    assert_eq!(world.engine.durable_point(), world.model.point);
+}
+
+#[test]
+fn pressure_rises_while_flushes_are_held_back() {
+    let mut world = World::new(small_options());
+    world.durable.store(0, std::sync::atomic::Ordering::Relaxed);
+    let mut seen = vec![world.engine.pressure()];
+    for n in 0..8 {
+        world.put("key", &n.to_string());
+        world.engine.seal();
+        seen.push(world.engine.pressure());
+    }
+    assert!(seen.is_sorted());
+    assert_eq!((seen[0], seen[8]), (Pressure::None, Pressure::Stop));
+    world.durable.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
+    world.work().unwrap();
+    assert_eq!(world.engine.pressure(), Pressure::None);
+}
