@@ -39,6 +39,12 @@ pub struct Found {
     pub staleness: Option<Staleness>,
 }
 
+/// What became of one key of a batch of reads.
+pub type ItemFound = Result<Found, ApiError>;
+
+/// What became of one write of a batch.
+pub type ItemWritten = Result<Answer<kv::Outcome>, ApiError>;
+
 /// One put, delete, increment or transaction.
 ///
 /// All keys of a transaction must lie in one range.
@@ -226,7 +232,7 @@ pub trait Kv: Send + Sync + 'static {
         &'a self,
         call: &'a Call,
         request: BatchGet,
-    ) -> Reply<'a, Answer<Vec<Result<Found, ApiError>>>>;
+    ) -> Reply<'a, Answer<Vec<ItemFound>>>;
 
     /// Carries out many writes; one result each, in their order. A slow range holds nothing back
     /// beyond the deadline.
@@ -234,7 +240,7 @@ pub trait Kv: Send + Sync + 'static {
         &'a self,
         call: &'a Call,
         request: BatchWrite,
-    ) -> Reply<'a, Answer<Vec<Result<Answer<kv::Outcome>, ApiError>>>>;
+    ) -> Reply<'a, Answer<Vec<ItemWritten>>>;
 
     /// Reads keys in order. Each page has the call's whole time; the stream has no deadline.
     fn scan(&self, call: &Call, request: Scan) -> Items<ScanPage>;

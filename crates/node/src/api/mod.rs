@@ -22,8 +22,8 @@ pub use coordination::{
 };
 pub use holdfast_replica::ReadLevel;
 pub use kv::{
-    BatchGet, BatchWrite, BatchWriteItem, DeletePrefix, Deleted, Found, Get, Kv, Scan, ScanPage,
-    SessionTag, Watch, WatchItem, Write,
+    BatchGet, BatchWrite, BatchWriteItem, DeletePrefix, Deleted, Found, Get, ItemFound,
+    ItemWritten, Kv, Scan, ScanPage, SessionTag, Watch, WatchItem, Write,
 };
 pub use observe::{Observer, Operation, Silent, level_name};
 

@@ -192,7 +192,7 @@ impl Gateway {
         let here = self.parts.host.node();
         if let Some(leader) = target.leader.filter(|node| *node != here) {
             // One attempt in four looks elsewhere, since the hint may name a dead node.
-            if self.parts.entropy.u64() % 4 != 0 {
+            if !self.parts.entropy.u64().is_multiple_of(4) {
                 return Ok(leader);
             }
         }

@@ -8,8 +8,9 @@ use holdfast_model::position;
 use super::serve::{Query, ReadSpec, Reply};
 use super::{Gateway, Place};
 use crate::api::{
-    self, Answer, ApiError, BatchGet, BatchWrite, Call, DeletePrefix, Deleted, Found, Get, Items,
-    Point, ReadLevel, ReadOptions, Reply as ApiReply, Scan, ScanPage, Watch, WatchItem, Write,
+    self, Answer, ApiError, BatchGet, BatchWrite, Call, DeletePrefix, Deleted, Found, Get,
+    ItemFound, ItemWritten, Items, Point, ReadLevel, ReadOptions, Reply as ApiReply, Scan,
+    ScanPage, Watch, WatchItem, Write,
 };
 use crate::auth::{Keys, Verb};
 use crate::limits::{MIN_POINTS_MAX, at_most};
@@ -38,7 +39,7 @@ impl Gateway {
         &self,
         call: &Call,
         request: BatchGet,
-    ) -> Result<Answer<Vec<Result<Found, ApiError>>>, ApiError> {
+    ) -> Result<Answer<Vec<ItemFound>>, ApiError> {
         self.parts.host.admit()?;
         let BatchGet { keyspace, keys, read } = request;
         at_most("batch keys", self.parts.limits.batch_operations_max, keys.len())?;
@@ -98,10 +99,7 @@ pub(super) fn check_options(read: &ReadOptions) -> Result<(), ApiError> {
 }
 
 /// One result per key out of the answer for a range.
-fn found_of(
-    result: Result<super::serve::Served, ApiError>,
-    count: usize,
-) -> Vec<Result<Found, ApiError>> {
+fn found_of(result: Result<super::serve::Served, ApiError>, count: usize) -> Vec<ItemFound> {
     let served = match result {
         Ok(served) => served,
         Err(error) => return vec![Err(error); count],
@@ -136,7 +134,7 @@ impl api::Kv for Gateway {
         &'a self,
         call: &'a Call,
         request: BatchGet,
-    ) -> ApiReply<'a, Answer<Vec<Result<Found, ApiError>>>> {
+    ) -> ApiReply<'a, Answer<Vec<ItemFound>>> {
         Gateway::batch_get(self, call, request).boxed()
     }
 
@@ -144,7 +142,7 @@ impl api::Kv for Gateway {
         &'a self,
         call: &'a Call,
         request: BatchWrite,
-    ) -> ApiReply<'a, Answer<Vec<Result<Answer<kv::Outcome>, ApiError>>>> {
+    ) -> ApiReply<'a, Answer<Vec<ItemWritten>>> {
         Gateway::batch_write(self, call, request).boxed()
     }
 

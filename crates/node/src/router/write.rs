@@ -11,7 +11,8 @@ use holdfast_model::{RangeId, position};
 use super::interval::Interval;
 use super::{Gateway, Place};
 use crate::api::{
-    Answer, ApiError, BatchWrite, Call, DeletePrefix, Deleted, Header, SessionTag, Write,
+    Answer, ApiError, BatchWrite, Call, DeletePrefix, Deleted, Header, ItemWritten, SessionTag,
+    Write,
 };
 use crate::auth::{Keys, Verb};
 use crate::limits::at_most;
@@ -115,14 +116,14 @@ impl Gateway {
         };
         let place = Place::Position { keyspace, position: first };
         let map = self.parts.map.peek();
-        if let Ok(range) = map.lookup(keyspace, first) {
-            if let Some(other) = positions.iter().find(|p| !range.span.contains(**p)) {
-                let text = format!(
-                    "keys of a transaction must lie in one range (give them the same {{tag}}): \
-                     positions {first:016x} and {other:016x} do not"
-                );
-                return Err(ApiError::Invalid(text));
-            }
+        if let Ok(range) = map.lookup(keyspace, first)
+            && let Some(other) = positions.iter().find(|p| !range.span.contains(**p))
+        {
+            let text = format!(
+                "keys of a transaction must lie in one range (give them the same {{tag}}): \
+                 positions {first:016x} and {other:016x} do not"
+            );
+            return Err(ApiError::Invalid(text));
         }
         Ok(place)
     }
@@ -196,7 +197,7 @@ impl Gateway {
         &self,
         call: &Call,
         request: BatchWrite,
-    ) -> Result<Answer<Vec<Result<Answer<kv::Outcome>, ApiError>>>, ApiError> {
+    ) -> Result<Answer<Vec<ItemWritten>>, ApiError> {
         self.parts.host.admit()?;
         let BatchWrite { keyspace, items, session } = request;
         at_most("batch operations", self.parts.limits.batch_operations_max, items.len())?;
@@ -227,7 +228,7 @@ impl Gateway {
         keyspace: &str,
         whole: kv::Command,
         positions: &[u64],
-    ) -> Vec<Result<Answer<kv::Outcome>, ApiError>> {
+    ) -> Vec<ItemWritten> {
         let lost = || Err(ApiError::Internal("an item of a batch has no result".into()));
         let mut results: Vec<_> = positions.iter().map(|_| lost()).collect();
         let mut open: Vec<usize> = (0..positions.len()).collect();
@@ -258,7 +259,7 @@ impl Gateway {
         whole: &kv::Command,
         positions: &[u64],
         members: Vec<usize>,
-    ) -> (Vec<usize>, Vec<Result<Answer<kv::Outcome>, ApiError>>) {
+    ) -> (Vec<usize>, Vec<ItemWritten>) {
         let items = members.iter().filter_map(|index| whole.items.get(*index)).cloned().collect();
         let (session, user) = (whole.session.clone(), whole.user.clone());
         let command = kv::Command { session, items, user };
