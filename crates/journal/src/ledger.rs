@@ -29,7 +29,7 @@ impl Place {
 pub(crate) struct SegmentUse {
     pub(crate) segment: Arc<Segment>,
     pub(crate) live_bytes: u64,
-    /// Bytes that ever lived in it; after recovery, which does not see the dead, its size.
+    /// Bytes of all its records; after recovery, which does not see the dead, its size.
     pub(crate) total_bytes: u64,
     /// Every record below this sequence number must be durable before the file is used again.
     pub(crate) freed_at: u64,
@@ -53,6 +53,13 @@ impl Ledger {
     pub(crate) fn add(&mut self, place: Place, bytes: u64) {
         if let Some(entry) = self.segments.get_mut(&place.segment) {
             entry.live_bytes += bytes;
+            entry.total_bytes += bytes;
+        }
+    }
+
+    /// A record of `bytes` was written at `place` that nobody needs once it was replayed.
+    pub(crate) fn add_dead(&mut self, place: Place, bytes: u64) {
+        if let Some(entry) = self.segments.get_mut(&place.segment) {
             entry.total_bytes += bytes;
         }
     }
@@ -93,10 +100,17 @@ impl Ledger {
         }
     }
 
-    /// Bytes of dead records in all segments but the current one.
+    /// What is dead in all segments but the current one, with a share of what surrounds records:
+    /// a segment counts as the part of its records that is dead. Tells by records, not by free
+    /// space, so that moving live records never seems to gain anything.
     pub(crate) fn dead_bytes(&self) -> u64 {
         let closed = self.segments.values().rev().skip(1);
-        closed.map(|entry| entry.total_bytes - entry.live_bytes).sum()
+        let dead = closed.map(|entry| {
+            let dead = u128::from(entry.total_bytes - entry.live_bytes);
+            let part = dead * u128::from(entry.segment.bytes);
+            part.checked_div(u128::from(entry.total_bytes)).unwrap_or(0)
+        });
+        u64::try_from(dead.sum::<u128>()).unwrap_or(u64::MAX)
     }
 
     /// Live bytes of all segments.

@@ -36,7 +36,8 @@ pub(crate) const SPACE_RETRY: Duration = Duration::from_millis(500);
 pub struct JournalOptions {
     /// Size of a segment file.
     pub segment_bytes: u64,
-    /// Size of all segment files together, the reserve included.
+    /// Size of all segment files together, the reserve included. Votes and truncations, which
+    /// never fail for space, may take one segment more while dead ones are reclaimed.
     pub limit_bytes: u64,
     /// Payloads of recent entries kept in memory, beside those not written yet.
     pub cache_bytes: u64,

@@ -334,7 +334,9 @@ fn worth_moving(state: &State) -> Option<Reading> {
     let few_left = used > 2 && live <= oldest.segment.bytes / 16;
     let half_dead = used * 2 > usable && live <= total / 2;
     let dead_behind = used * 4 > usable * 3 && state.ledger.dead_bytes() >= segment_room;
-    let room = state.current_room + segment_room * state.spares as u64;
+    // Beyond the limit, if need be: a full segment may not fit into what others left over.
+    let spares = state.spares + usize::from(!state.disk_full);
+    let room = state.current_room + segment_room * spares as u64;
     let fits = live + live / 8 + state.queue.bytes() <= room;
     let worth = live > 0 && fits && (few_left || half_dead || dead_behind);
     worth.then(|| Reading::begin(&oldest.segment))

@@ -387,7 +387,9 @@ impl State {
                 RecordKind::Entry => {
                     state.place_entry(record.index, sequences, record.place, ledger);
                 }
-                RecordKind::Truncate | RecordKind::Destroyed => {}
+                RecordKind::Truncate | RecordKind::Destroyed => {
+                    ledger.add_dead(record.place, record.bytes);
+                }
                 kind => state.place_kept(kind, sequences, record.place, ledger),
             }
         }
