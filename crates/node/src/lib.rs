@@ -16,10 +16,14 @@ pub mod config;
 mod convert;
 mod errors;
 pub mod identity;
+mod lifecycle;
 pub mod limits;
+pub mod metrics;
 pub mod peers;
 pub mod registry;
 pub mod router;
 pub mod sealed;
 pub mod services;
 pub mod system;
+
+pub use lifecycle::{DataDir, DataDirError, Node, StartError, World};

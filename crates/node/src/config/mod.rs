@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
 pub use merge::Sources;
 pub use sections::{
     AdmissionSection, AdvertiseSection, ClusterSection, DiskSection, EngineSection, JournalSection,
@@ -47,6 +48,8 @@ pub struct Config {
     pub admission: AdmissionSection,
     /// Free-space watcher.
     pub disk: DiskSection,
+    /// What requests may ask for.
+    pub limits: Limits,
     /// Logging.
     pub log: LogSection,
     /// Orderly stop.
@@ -136,6 +139,10 @@ impl Config {
         self.engine.validate()?;
         self.admission.validate()?;
         self.disk.validate()?;
+        self.limits.validate().map_err(|problem| {
+            let (key, text) = problem.split_once(": ").unwrap_or(("limits", &problem));
+            ConfigError::invalid(key, text)
+        })?;
         self.log.validate()?;
         self.shutdown.validate()
     }

@@ -362,13 +362,11 @@ impl DiskSection {
 pub struct LogSection {
     /// `error`, `warn`, `info` or `debug`, or a list like `info,holdfast_node=debug`.
     pub level: String,
-    /// Requests slower than this are logged; 0 = none.
-    pub slow_request_ms: u64,
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), slow_request_ms: 500 }
+        Self { level: "info".into() }
     }
 }
 

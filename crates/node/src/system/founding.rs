@@ -46,7 +46,7 @@ impl System {
         deadline: Deadline,
     ) -> Result<v1::InitResponse, ApiError> {
         // One founding at a time: two would decide twice.
-        let Ok(_guard) = self.founding.try_lock() else {
+        let Ok(guard) = self.founding.clone().try_lock_owned() else {
             return Err(refused("a founding is under way on this node"));
         };
         let addresses = self.addresses(&request)?;
@@ -64,8 +64,32 @@ impl System {
             }
             None => self.decide(addresses, request.replication_factor).await?,
         };
-        self.carry_out(&plan, deadline.min(Deadline::after(FOUNDING_TIMEOUT))).await?;
-        Ok(v1::InitResponse { cluster_id: plan.cluster_id, nodes: plan.nodes, already: false })
+        let answer = v1::InitResponse {
+            cluster_id: plan.cluster_id.clone(),
+            nodes: plan.nodes.clone(),
+            already: false,
+        };
+        // What is decided is carried out, also when the caller has gone.
+        let system = self.clone();
+        let work = holdfast_runtime::spawn(async move {
+            let _guard = guard;
+            system.carry_out(&plan, Deadline::after(FOUNDING_TIMEOUT)).await
+        });
+        let unfinished = |reason: &str| ApiError::OutcomeUnknown {
+            reason: format!("{reason}; founding goes on, repeat the call to see its end"),
+            deadline: true,
+        };
+        let done = deadline.limit(work).await.map_err(|_| unfinished("out of time"))?;
+        done.map_err(|_| unfinished("the node stopped"))??;
+        Ok(answer)
+    }
+
+    /// Founds a cluster of this node alone.
+    ///
+    /// # Errors
+    /// As `Cluster.Init`.
+    pub async fn found_alone(self: &Arc<Self>, deadline: Deadline) -> Result<(), ApiError> {
+        self.found(v1::InitRequest::default(), deadline).await.map(drop)
     }
 
     fn addresses(&self, request: &v1::InitRequest) -> Result<Vec<String>, ApiError> {
@@ -311,7 +335,7 @@ impl System {
                 return;
             }
         };
-        let _guard = self.founding.lock().await;
+        let _guard = self.founding.clone().lock_owned().await;
         tracing::info!("finishing a founding that was interrupted");
         if let Err(error) = self.carry_out(&plan, Deadline::after(FOUNDING_TIMEOUT)).await {
             tracing::error!(%error, "founding is not finished; repeat `cluster init`");

@@ -117,7 +117,7 @@ pub struct System {
     records: ArcSwap<Records>,
     /// Wakes the steward.
     changed: Notify,
-    founding: tokio::sync::Mutex<()>,
+    founding: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl System {
@@ -141,7 +141,7 @@ impl System {
             store: OnceLock::new(),
             records: ArcSwap::default(),
             changed: Notify::new(),
-            founding: tokio::sync::Mutex::new(()),
+            founding: Arc::default(),
         })
     }
 

@@ -1,0 +1,205 @@
+//! Figures that are read when a scrape asks for them, so that keeping them costs nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_env::{Clock, Disk};
+use holdfast_replica::Role;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use crate::peers::Transport;
+use crate::registry::{Registry, role_name};
+
+/// Where the figures come from.
+#[derive(Clone)]
+pub struct Sources {
+    /// Replicas, journal, engines.
+    pub registry: Registry,
+    /// Connections.
+    pub transport: Transport,
+    /// Free space.
+    pub disk: Arc<dyn Disk>,
+    /// Of which directory.
+    pub data_dir: PathBuf,
+    /// Uptime.
+    pub clock: Arc<dyn Clock>,
+    /// When the node started, on the monotonic clock.
+    pub started: Duration,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+type Encoded = Result<(), fmt::Error>;
+
+/// Writes figures one after another.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Encoded {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Encoded {
+        self.gauge_of(name, help, None, &value)
+    }
+
+    fn gauge_of(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        value: &impl EncodeGaugeValue,
+    ) -> Encoded {
+        let mut encoder = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        encoder.encode_gauge(value)
+    }
+
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> Encoded {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            encoder.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Sources {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Encoded {
+        let mut page = Page(encoder);
+        self.node(&mut page)?;
+        self.ranges(&mut page)?;
+        self.journal(&mut page)?;
+        self.engines(&mut page)
+    }
+}
+
+impl Sources {
+    fn node(&self, page: &mut Page<'_>) -> Encoded {
+        let uptime = self.clock.monotonic().saturating_sub(self.started);
+        page.gauge("uptime_seconds", "Time since the node started", uptime.as_secs())?;
+        let connected = self.transport.connected().len() as u64;
+        page.gauge("connected_nodes", "Other nodes that answer now", connected)?;
+        let usage = self.registry.usage();
+        page.gauge("in_flight_bytes", "Proposals under way", usage.in_flight_bytes)?;
+        let full = u64::from(usage.is_disk_full);
+        page.gauge("disk_full", "1 while growth is refused for want of space", full)?;
+        if let Ok(space) = self.disk.space(&self.data_dir) {
+            page.gauge("disk_total_bytes", "Size of the file system", space.total_bytes)?;
+            page.gauge("disk_available_bytes", "Free for this process", space.available_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn ranges(&self, page: &mut Page<'_>) -> Encoded {
+        let hosted = self.registry.hosted();
+        let mut roles: BTreeMap<&'static str, u64> =
+            [Role::Leader, Role::Follower, Role::Candidate, Role::Learner, Role::Stopped]
+                .into_iter()
+                .map(|role| (role_name(role), 0))
+                .collect();
+        let (mut lags, mut applied, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unled = 0;
+        for hosted in hosted.values() {
+            let status = hosted.replica.status();
+            *roles.entry(role_name(status.role)).or_insert(0) += 1;
+            unled += u64::from(status.leader.is_none());
+            let range = hosted.group.range.0;
+            let last = status.last_log.map_or(0, |index| index.0);
+            for (replica, matched) in &status.followers {
+                let lag = last.saturating_sub(matched.map_or(0, |index| index.0));
+                lags.push(([("range", range), ("replica", replica.0)], lag));
+            }
+            applied.push(([("range", range)], status.point.index.0));
+            revisions.push(([("range", range)], status.point.revision.0));
+        }
+        *roles.entry(role_name(Role::Stopped)).or_insert(0) += self.registry.broken().len() as u64;
+        let roles = roles.into_iter().map(|(role, count)| ([("role", role)], count));
+        page.gauges("replicas", "Replicas of this node by role", roles)?;
+        page.gauge("ranges_without_leader", "Replicas that know no leader", unled)?;
+        page.gauges(
+            "replication_lag_entries",
+            "How far a member is behind the leader, as the leader knows",
+            lags,
+        )?;
+        page.gauges("range_applied_index", "Last log index applied here", applied)?;
+        page.gauges("range_revision", "Revision of the range here", revisions)
+    }
+
+    fn journal(&self, page: &mut Page<'_>) -> Encoded {
+        let journal = self.registry.journal();
+        let stats = journal.stats();
+        page.gauge("journal_usage_bytes", "Segments in use", journal.usage())?;
+        page.gauge("journal_limit_bytes", "What segments may use", journal.limit())?;
+        page.gauge("journal_live_bytes", "Records that are still needed", stats.live_bytes)?;
+        page.gauge("journal_queued_bytes", "Records that wait for the disk", stats.queued_bytes)?;
+        page.gauge("journal_cached_bytes", "Payloads kept in memory", stats.cached_bytes)?;
+        page.counter("journal_records", "Records written", stats.records_written)?;
+        page.counter("journal_batches", "Batches written", stats.batches_written)?;
+        page.counter("journal_written_bytes", "Bytes written", stats.bytes_written)?;
+        page.counter("journal_syncs", "Syncs of segments", stats.syncs)?;
+        page.counter("journal_rewritten_bytes", "Live records moved", stats.rewritten_bytes)
+    }
+
+    fn engines(&self, page: &mut Page<'_>) -> Encoded {
+        let memory = self.registry.memory().stats();
+        page.gauge("memtable_bytes", "Memory of all memtables", memory.memtable_bytes)?;
+        page.gauge("block_cache_bytes", "Memory of the block cache", memory.cache_bytes)?;
+        page.gauge("open_table_files", "Table files held open", memory.open_files)?;
+        page.counter(
+            "blocks_read",
+            "Blocks read because they were not cached",
+            memory.blocks_read,
+        )?;
+        let mut total = holdfast_lsm::Stats::default();
+        let mut table_bytes = 0;
+        for hosted in self.registry.hosted().values() {
+            let stats = hosted.engine.stats();
+            table_bytes += stats.level_bytes.iter().sum::<u64>();
+            total.sealed_memtables += stats.sealed_memtables;
+            total.records += stats.records;
+            total.garbage_records += stats.garbage_records;
+            total.debt_bytes += stats.debt_bytes;
+            total.filter_bytes += stats.filter_bytes;
+            total.index_bytes += stats.index_bytes;
+            total.filter_checks += stats.filter_checks;
+            total.filter_useful += stats.filter_useful;
+            total.flushes += stats.flushes;
+            total.flushed_bytes += stats.flushed_bytes;
+            total.compactions += stats.compactions;
+            total.compacted_bytes_in += stats.compacted_bytes_in;
+            total.compacted_bytes_out += stats.compacted_bytes_out;
+        }
+        page.gauge("table_bytes", "Size of all tables", table_bytes)?;
+        page.gauge("table_records", "Records in all tables", total.records)?;
+        page.gauge("table_garbage_records", "Records nobody reads", total.garbage_records)?;
+        page.gauge("flush_queue", "Memtables that wait for a flush", total.sealed_memtables)?;
+        page.gauge("compaction_debt_bytes", "Bytes still to be compacted", total.debt_bytes)?;
+        page.gauge("filter_bytes", "Memory of filters", total.filter_bytes)?;
+        page.gauge("index_bytes", "Memory of indexes", total.index_bytes)?;
+        page.counter("filter_checks", "Times a filter was asked", total.filter_checks)?;
+        page.counter("filter_useful", "Times it spared a look", total.filter_useful)?;
+        page.counter("flushes", "Memtables flushed", total.flushes)?;
+        page.counter("flushed_bytes", "Bytes flushes wrote", total.flushed_bytes)?;
+        page.counter("compactions", "Compactions done", total.compactions)?;
+        page.counter("compacted_in_bytes", "Bytes compactions read", total.compacted_bytes_in)?;
+        page.counter("compacted_out_bytes", "Bytes compactions wrote", total.compacted_bytes_out)
+    }
+}
