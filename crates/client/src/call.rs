@@ -339,7 +339,6 @@ impl<'a> Attempts<'a> {
     }
 
     fn judge(&mut self, failure: &Failure, range: Option<&Range>, asked: &Connection) -> Next {
-        let first = self.count == 0;
         self.count += 1;
         match failure {
             Failure::NotSent(why) => self.retry(Error::Unavailable(why.clone()), Duration::ZERO),
@@ -350,7 +349,7 @@ impl<'a> Attempts<'a> {
                 self.unknown(Error::Unavailable(why))
             }
             Failure::Status(status) => match holdfast_wire::error_info(status) {
-                Some(info) => self.judge_info(&info, range, asked, first),
+                Some(info) => self.judge_info(&info, range, asked),
                 // Not one of our servers' own errors: a proxy, or a task that died.
                 None => match error_of_status(status) {
                     error @ Error::Unavailable(_) => self.unknown(error),
@@ -363,13 +362,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn judge_info(
-        &mut self,
-        info: &ErrorInfo,
-        range: Option<&Range>,
-        asked: &Connection,
-        first: bool,
-    ) -> Next {
+    fn judge_info(&mut self, info: &ErrorInfo, range: Option<&Range>, asked: &Connection) -> Next {
         let error = error_of_info(info);
         if info.outcome_unknown || error.is_unknown() {
             return self.unknown(error);
@@ -390,10 +383,13 @@ impl<'a> Attempts<'a> {
                 }
                 self.retry(error, advice)
             }
-            ErrorCode::NotReady | ErrorCode::NotHere | ErrorCode::NoQuorum => {
-                if first || info.code() == ErrorCode::NotReady {
-                    asked.suspect();
-                }
+            ErrorCode::NotReady => {
+                asked.suspect();
+                self.retry(error, advice)
+            }
+            ErrorCode::NotHere | ErrorCode::NoQuorum => {
+                // Another replica may know a leader. Other ranges of the node are not to suffer.
+                range.into_iter().for_each(|range| range.hint(0));
                 self.retry(error, advice)
             }
             ErrorCode::Overloaded

@@ -78,6 +78,23 @@ async fn two_nodes_that_take_each_other_for_the_leader_are_not_asked_in_a_hurry(
 }
 
 #[tokio::test]
+async fn a_range_without_quorum_takes_nothing_from_the_other_ranges_of_its_node() {
+    let cluster = Cluster::start(|node, call, _| match call {
+        Call::Get(get) if node == 1 && range_of(&get.key) == 1 => refusal(ErrorCode::NoQuorum, 0),
+        _ => Reply::Usual,
+    })
+    .await;
+    let client = cluster.client().await;
+    let in_range = |wanted: u64| {
+        let mut keys = (0..).map(|n| format!("key-{n}"));
+        keys.find(|key| range_of(key.as_bytes()) == wanted).unwrap()
+    };
+    client.get(in_range(1)).await.unwrap();
+    client.get(in_range(2)).await.unwrap();
+    assert_eq!(cluster.gets().pop().unwrap().0, 1, "the leader of range 2 is asked");
+}
+
+#[tokio::test]
 async fn a_read_is_served_by_another_node_when_the_leader_is_dead() {
     let cluster = Cluster::start(|_, _, _| Reply::Usual).await;
     let client = cluster.client().await;
