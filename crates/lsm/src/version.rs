@@ -20,6 +20,8 @@ use crate::types::{Family, ReadPoint};
 /// See the module.
 pub(crate) struct Version {
     pub(crate) generation: Arc<Generation>,
+    /// Counts the versions of the generation.
+    number: u64,
     levels: [Vec<Arc<Table>>; LEVELS],
     /// The durable read point: everything up to it is in the tables.
     pub(crate) point: ReadPoint,
@@ -40,7 +42,8 @@ impl Version {
             }
         }
         let dir = generation.dir().to_path_buf();
-        let version = Self { generation, levels, point: base.point, floor: base.floor }.sorted();
+        let (point, floor) = (base.point, base.floor);
+        let version = Self { generation, number: 0, levels, point, floor }.sorted();
         version.check(&dir)?;
         Ok(version)
     }
@@ -55,7 +58,8 @@ impl Version {
             levels[*level].push(table.clone());
         }
         let generation = self.generation.clone();
-        let version = Self { generation, levels, point: edit.point, floor: edit.floor }.sorted();
+        let (number, point, floor) = (self.number + 1, edit.point, edit.floor);
+        let version = Self { generation, number, levels, point, floor }.sorted();
         debug_assert!(version.check(Path::new("")).is_ok(), "an edit keeps levels disjoint");
         version
     }
@@ -98,6 +102,10 @@ impl Version {
             removed: Vec::new(),
             added: self.levels.iter().enumerate().flat_map(|l| -> Vec<_> { leveled(l) }).collect(),
         }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {

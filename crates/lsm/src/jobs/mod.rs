@@ -87,7 +87,14 @@ fn claim(tree: &Arc<Tree>) -> Option<Work> {
         return Some(Work::Flush(work));
     }
     let watermark = tree.watermark_for(state.version.point);
-    let plan = pick(&state.version, &tree.options, watermark, &claims)?;
+    let looked_at = Some((state.version.number(), watermark));
+    if claims.idle_at == looked_at {
+        return None;
+    }
+    let Some(plan) = pick(&state.version, &tree.options, watermark, &claims) else {
+        claims.idle_at = looked_at;
+        return None;
+    };
     plan.claim(&mut claims);
     drop(claims);
     Some(Work::Compact(CompactWork { generation, plan }))

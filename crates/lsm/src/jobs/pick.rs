@@ -67,6 +67,7 @@ impl Plan {
         for table in self.tables() {
             claims.tables.remove(&table.number());
         }
+        claims.idle_at = None;
     }
 }
 
