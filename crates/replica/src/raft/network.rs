@@ -255,6 +255,8 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
 
     fn end_input(&mut self) {
         self.input = None;
+        // A slot that is reserved and not used would keep the channel, and so the session, open.
+        self.requests.abort_send();
         self.requests.close();
     }
 
