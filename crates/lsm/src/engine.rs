@@ -153,8 +153,8 @@ impl Engine {
     ///
     /// Holds at most about `bytes_max` bytes of them, but always at least one whole revision:
     /// ask again from [`Changes::complete_to`] until it reaches `upto`. An `upto` beyond the
-    /// published revision means the published one. Cost: one pass over the memtables and over the
-    /// table blocks that hold such revisions.
+    /// published revision means the published one. Cost: a look at these changes in the memtables,
+    /// and at every table block that holds such revisions.
     ///
     /// # Errors
     /// [`Error::Compacted`] if changes after `since` may be gone.
@@ -166,8 +166,7 @@ impl Engine {
             return Err(Error::Compacted { floor: state.version.floor });
         }
         let seqs = SeqRange { min: since.0.saturating_add(1), max: upto.0 };
-        let range = KeyRange::default();
-        let sources = state.sources(Family::Data, &range, Direction::Forward, seqs)?;
+        let sources = state.change_sources(seqs)?;
         collect_changes(sources, since, upto, bytes_max)
     }
 

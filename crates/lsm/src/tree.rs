@@ -82,6 +82,17 @@ impl State {
     }
 }
 
+impl State {
+    /// Streams of all changes of the data family with these revisions, each in its own order.
+    pub(crate) fn change_sources(&self, seqs: SeqRange) -> Result<Vec<Source>> {
+        let logged = |m: &Arc<Memtable>| m.logged(Family::Data, seqs.min, seqs.max);
+        let mut sources: Vec<_> = self.memtables().map(|m| Source::Logged(logged(m))).collect();
+        let (range, forward) = (KeyRange::default(), Direction::Forward);
+        self.version.sources(Family::Data, &range, forward, seqs, &mut sources)?;
+        Ok(sources)
+    }
+}
+
 /// What a job wants to become part of the tree.
 #[derive(Default)]
 pub(crate) struct Proposal {

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub(crate) use node::Entry;
-pub(crate) use skiplist::Cursor;
 use skiplist::SkipList;
+pub(crate) use skiplist::{Cursor, Logged};
 
 use crate::shared::Shared;
 use crate::table::key_hash;
@@ -106,6 +106,11 @@ impl Memtable {
         seq_max: u64,
     ) -> Option<Entry<'_>> {
         self.lists[family.index()].get(key, list_hash(hash), seq_max)
+    }
+
+    /// Entries of `family` with these sequence numbers, both included, as they were inserted.
+    pub(crate) fn logged(&self, family: Family, seq_min: u64, seq_max: u64) -> Logged {
+        self.lists[family.index()].logged(seq_min, seq_max)
     }
 
     pub(crate) fn forward(&self, family: Family, from: Option<(&[u8], u64)>) -> Cursor {

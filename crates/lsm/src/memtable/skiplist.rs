@@ -44,6 +44,10 @@ struct Inner {
     /// Where the last node was inserted: its predecessor at every level, none for the head. The
     /// next key often belongs right behind it.
     splice: [NodeId; HEIGHT_MAX],
+    /// Every node in the order of insertion.
+    log: Vec<NodeId>,
+    /// Whether that is the order of sequence numbers, too.
+    is_log_sorted: bool,
 }
 
 impl SkipList {
@@ -53,6 +57,8 @@ impl SkipList {
             nodes: Nodes::default(),
             random: 0x9e37_79b9_7f4a_7c15,
             splice: [NodeId::default(); HEIGHT_MAX],
+            log: Vec::new(),
+            is_log_sorted: true,
         };
         Self {
             head: Default::default(),
@@ -96,6 +102,25 @@ impl SkipList {
             }
         }
         Some(node.entry())
+    }
+
+    /// Entries with sequence numbers from `seq_min` to `seq_max`, in the order of insertion.
+    ///
+    /// Cost: a look at those entries alone, if insertion followed the sequence numbers; at all
+    /// otherwise. Holds up the writer while their addresses are copied.
+    pub(crate) fn logged(self: &Arc<Self>, seq_min: u64, seq_max: u64) -> Logged {
+        let inner = self.inner.lock();
+        // SAFETY: logged nodes are nodes of this list, which outlives this call.
+        let seq = |id: &NodeId| unsafe { NodeRef::of(*id) }.map_or(0, NodeRef::seq);
+        let nodes = if inner.is_log_sorted {
+            let start = inner.log.partition_point(|id| seq(id) < seq_min);
+            let end = inner.log.partition_point(|id| seq(id) <= seq_max);
+            inner.log.get(start..end).unwrap_or_default().to_vec()
+        } else {
+            let is_wanted = |id: &&NodeId| (seq_min..=seq_max).contains(&seq(id));
+            inner.log.iter().filter(is_wanted).copied().collect()
+        };
+        Logged { _list: self.clone(), nodes, at: 0 }
     }
 
     fn link<'a>(&'a self, node: Option<NodeRef<'a>>, level: usize) -> &'a Link {
@@ -191,10 +216,13 @@ impl Writer<'_> {
         if height > list.height.load(Sync::Relaxed) {
             list.height.store(height, Sync::Relaxed);
         }
+        self.inner.append_to_log(id, seq);
         // SAFETY: the node belongs to this list.
         let is_new = unsafe { list.index.put(node) };
         list.keys.store(list.keys() + usize::from(is_new), Sync::Relaxed);
-        list.bytes.store(self.inner.nodes.bytes() + list.index.bytes(), Sync::Relaxed);
+        let log_bytes = self.inner.log.capacity() * size_of::<NodeId>();
+        let bytes = self.inner.nodes.bytes() + list.index.bytes() + log_bytes;
+        list.bytes.store(bytes, Sync::Relaxed);
         is_duplicate
     }
 
@@ -237,6 +265,13 @@ impl Writer<'_> {
 }
 
 impl Inner {
+    fn append_to_log(&mut self, id: NodeId, seq: u64) {
+        // SAFETY: the last logged node is one of the list this belongs to.
+        let last = self.log.last().and_then(|id| unsafe { NodeRef::of(*id) });
+        self.is_log_sorted &= last.is_none_or(|last| last.seq() <= seq);
+        self.log.push(id);
+    }
+
     /// 1 with probability ¾, 2 with ¾ of the rest, and so on.
     fn random_height(&mut self) -> usize {
         self.random ^= self.random << 13;
@@ -307,6 +342,29 @@ impl Cursor {
             let target = Target::new(node.key(), node.seq());
             self.node = NodeId::of(self.list.seek(&target));
         }
+    }
+}
+
+/// Entries in the order they were inserted.
+pub(crate) struct Logged {
+    /// Keeps the nodes alive.
+    _list: Arc<SkipList>,
+    nodes: Vec<NodeId>,
+    at: usize,
+}
+
+impl Logged {
+    /// The entry here, `None` past the end.
+    #[inline]
+    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
+        let id = *self.nodes.get(self.at)?;
+        // SAFETY: the nodes come from the list, which this owns.
+        unsafe { NodeRef::of(id) }.map(NodeRef::entry)
+    }
+
+    /// Moves to the following entry.
+    pub(crate) fn next(&mut self) {
+        self.at += 1;
     }
 }
 
@@ -393,6 +451,23 @@ mod tests {
         assert_eq!(newest, Some(&b"newest"[..]));
         cursor.previous();
         assert_eq!(cursor.entry().map(|e| e.key), Some(&b"j"[..]));
+    }
+
+    #[test]
+    fn logged_entries_are_those_between_the_bounds_in_order() {
+        let (list, _) = filled(600);
+        for (min, max) in [(0, 0), (1, 600), (590, u64::MAX), (300, 310), (700, 800)] {
+            let mut logged = list.logged(min, max);
+            for seq in min.max(1)..=max.min(600) {
+                assert_eq!(logged.entry().map(|e| e.seq), Some(seq));
+                logged.next();
+            }
+            assert!(logged.entry().is_none());
+        }
+        list.writer().insert(b"late", 1, 5, 0, None);
+        let mut logged = list.logged(5, 5);
+        logged.next();
+        assert_eq!(logged.entry().map(|e| e.key), Some(&b"late"[..]));
     }
 
     #[test]

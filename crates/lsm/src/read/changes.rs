@@ -16,7 +16,7 @@ const SHARE_BYTES_MIN: usize = 4 * 1024;
 
 /// Collects what `sources` hold of revisions in `(since, upto]`.
 ///
-/// Sources are in key order, so every one is read to its end; memory stays bounded because the
+/// Tables are in key order, so every source is read to its end; memory stays bounded because the
 /// newest revisions are given up whenever more than `bytes_max` is held. At least one revision
 /// is always kept, whatever its size.
 pub(crate) fn collect_changes(
@@ -26,7 +26,8 @@ pub(crate) fn collect_changes(
     bytes_max: usize,
 ) -> Result<Changes> {
     let mut kept = Kept { upto: upto.0, ..Kept::default() };
-    for mut source in sources {
+    // Oldest first: once memory is full, newer revisions are passed over without a copy.
+    for mut source in sources.into_iter().rev() {
         while source.is_valid() {
             if source.seq() > since.0 && source.seq() <= kept.upto {
                 kept.add(&source, bytes_max);

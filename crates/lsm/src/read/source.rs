@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::memtable::{Cursor, Entry};
+use crate::memtable::{Cursor, Entry, Logged};
 use crate::table::{LevelSource, TableSource};
 
 /// Which way a stream goes.
@@ -19,6 +19,8 @@ pub(crate) enum Direction {
 /// A stream of records; `key` and the others may be called only while it is valid.
 pub(crate) enum Source {
     Memory(MemorySource),
+    /// A memtable's records in the order of insertion: for readers that do not merge.
+    Logged(Logged),
     Table(TableSource),
     Level(LevelSource),
 }
@@ -27,6 +29,7 @@ impl Source {
     pub(crate) fn is_valid(&self) -> bool {
         match self {
             Self::Memory(s) => s.entry().is_some(),
+            Self::Logged(s) => s.entry().is_some(),
             Self::Table(s) => s.is_valid(),
             Self::Level(s) => s.current().is_some(),
         }
@@ -36,6 +39,7 @@ impl Source {
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Self::Memory(s) => s.entry().map_or(&[], |e| e.key),
+            Self::Logged(s) => s.entry().map_or(&[], |e| e.key),
             Self::Table(s) => s.key(),
             Self::Level(s) => s.current().map_or(&[], TableSource::key),
         }
@@ -45,6 +49,7 @@ impl Source {
     pub(crate) fn seq(&self) -> u64 {
         match self {
             Self::Memory(s) => s.entry().map_or(0, |e| e.seq),
+            Self::Logged(s) => s.entry().map_or(0, |e| e.seq),
             Self::Table(s) => s.seq(),
             Self::Level(s) => s.current().map_or(0, TableSource::seq),
         }
@@ -53,6 +58,7 @@ impl Source {
     pub(crate) fn ordinal(&self) -> u32 {
         match self {
             Self::Memory(s) => s.entry().map_or(0, |e| e.ordinal),
+            Self::Logged(s) => s.entry().map_or(0, |e| e.ordinal),
             Self::Table(s) => s.ordinal(),
             Self::Level(s) => s.current().map_or(0, TableSource::ordinal),
         }
@@ -62,6 +68,7 @@ impl Source {
     pub(crate) fn value(&self) -> Option<&[u8]> {
         match self {
             Self::Memory(s) => s.entry()?.value.as_slice(),
+            Self::Logged(s) => s.entry()?.value.as_slice(),
             Self::Table(s) => s.value(),
             Self::Level(s) => s.current()?.value(),
         }
@@ -71,6 +78,7 @@ impl Source {
     pub(crate) fn value_bytes(&self) -> Option<Bytes> {
         match self {
             Self::Memory(s) => s.entry()?.value.to_bytes(),
+            Self::Logged(s) => s.entry()?.value.to_bytes(),
             Self::Table(s) => s.value_bytes(),
             Self::Level(s) => s.current()?.value_bytes(),
         }
@@ -80,6 +88,10 @@ impl Source {
         match self {
             Self::Memory(s) => {
                 s.advance();
+                Ok(())
+            }
+            Self::Logged(s) => {
+                s.next();
                 Ok(())
             }
             Self::Table(s) => s.advance(),
