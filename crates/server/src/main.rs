@@ -83,7 +83,6 @@ fn main() -> ExitCode {
     match serve(config, arguments.single) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
             eprintln!("holdfastd: {error:#}");
             ExitCode::from(1)
         }
@@ -114,7 +113,7 @@ fn load(arguments: &Arguments) -> anyhow::Result<Config> {
 fn start_log(config: &Config) {
     // openraft and the transport tell every step at `info`; who wants that names them.
     let level =
-        format!("openraft=warn,h2=warn,hyper=warn,tonic=warn,tower=warn,{}", config.log.level);
+        format!("openraft=error,h2=warn,hyper=warn,tonic=warn,tower=warn,{}", config.log.level);
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none();

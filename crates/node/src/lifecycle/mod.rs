@@ -66,13 +66,13 @@ pub enum StartError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// An address cannot be bound.
-    #[error("cannot listen on {address} ({key}): {source}; another process may hold it")]
+    #[error("cannot listen on {address} ({key})")]
     Bind {
         /// The configuration key.
         key: &'static str,
         /// The address.
         address: String,
-        /// The refusal.
+        /// The refusal; usually another process holds the port.
         source: std::io::Error,
     },
     /// `--single` does not fit the data or the configuration.
@@ -339,67 +339,22 @@ fn transport_options(config: &Config) -> TransportOptions {
 
 /// Brings the parts up, in order; runs on reactor 0.
 async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
-    let Ground { config, world, data_dir, lock, identity, map, reactors, pool, client, peer } =
-        ground;
-    let doors = world.doors.clone();
-    let started = doors.clock.monotonic();
-    let description = describe(&config);
-    let map = Arc::new(MapCache::new(map));
-    let transport = Transport::new(
-        transport_options(&config),
-        TransportDeps {
-            net: world.net.clone(),
-            clock: doors.clock.clone(),
-            entropy: doors.entropy.clone(),
-            identity: identity.clone(),
-            description: description.clone(),
-            reactors: reactors.clone(),
-            pool: pool.clone(),
-        },
-    );
+    let map = Arc::new(MapCache::new(ground.map.clone()));
+    let transport = transport(&ground);
     let deps = RegistryDeps {
-        doors: doors.clone(),
-        identity: identity.clone(),
+        doors: ground.world.doors.clone(),
+        identity: ground.identity.clone(),
         peers: Arc::new(transport.clone()),
-        reactors: reactors.clone(),
-        pool: pool.clone(),
-        fatal: world.fatal.clone(),
+        reactors: ground.reactors.clone(),
+        pool: ground.pool.clone(),
+        fatal: ground.world.fatal.clone(),
     };
-    let registry = Registry::open(&config, deps).await?;
+    let registry = Registry::open(&ground.config, deps).await?;
     transport.set_host(Arc::new(registry.clone()));
-    let system = System::new(SystemDeps {
-        disk: doors.disk.clone(),
-        clock: doors.clock.clone(),
-        entropy: doors.entropy.clone(),
-        data_dir: data_dir.clone(),
-        identity: identity.clone(),
-        description,
-        transport: transport.clone(),
-        registry: registry.clone(),
-        map: map.clone(),
-        pool: pool.clone(),
-        balance_leaders: config.cluster.balance_leaders,
-    });
-    let metrics = Metrics::new(Sources {
-        registry: registry.clone(),
-        transport: transport.clone(),
-        disk: doors.disk.clone(),
-        data_dir,
-        clock: doors.clock.clone(),
-        started,
-    });
-    let gateway = Gateway::new(GatewayParts {
-        host: Arc::new(RouterHost { registry: registry.clone(), system: system.clone() }),
-        map: map.clone(),
-        forward: Arc::new(transport.clone()),
-        admin: Arc::new(Admin(system.clone())),
-        authorizer: Arc::new(Open),
-        observer: metrics.clone(),
-        limits: config.limits.clone(),
-        pool: pool.clone(),
-        clock: doors.clock.clone(),
-        entropy: doors.entropy.clone(),
-    });
+    let system = system(&ground, &map, &transport, &registry);
+    let metrics = metrics(&ground, &transport, &registry);
+    let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);
+    let Ground { config, lock, identity, reactors, pool, client, peer, .. } = ground;
     let node = Node {
         system,
         registry,
@@ -420,6 +375,77 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         node.found_single(&identity).await?;
     }
     Ok(node)
+}
+
+fn transport(ground: &Ground) -> Transport {
+    let doors = &ground.world.doors;
+    let deps = TransportDeps {
+        net: ground.world.net.clone(),
+        clock: doors.clock.clone(),
+        entropy: doors.entropy.clone(),
+        identity: ground.identity.clone(),
+        description: describe(&ground.config),
+        reactors: ground.reactors.clone(),
+        pool: ground.pool.clone(),
+    };
+    Transport::new(transport_options(&ground.config), deps)
+}
+
+fn system(
+    ground: &Ground,
+    map: &Arc<MapCache>,
+    transport: &Transport,
+    registry: &Registry,
+) -> Arc<System> {
+    let doors = &ground.world.doors;
+    System::new(SystemDeps {
+        disk: doors.disk.clone(),
+        clock: doors.clock.clone(),
+        entropy: doors.entropy.clone(),
+        data_dir: ground.data_dir.clone(),
+        identity: ground.identity.clone(),
+        description: describe(&ground.config),
+        transport: transport.clone(),
+        registry: registry.clone(),
+        map: map.clone(),
+        pool: ground.pool.clone(),
+        balance_leaders: ground.config.cluster.balance_leaders,
+    })
+}
+
+fn metrics(ground: &Ground, transport: &Transport, registry: &Registry) -> Arc<Metrics> {
+    let doors = &ground.world.doors;
+    Metrics::new(Sources {
+        registry: registry.clone(),
+        transport: transport.clone(),
+        disk: doors.disk.clone(),
+        data_dir: ground.data_dir.clone(),
+        clock: doors.clock.clone(),
+        started: doors.clock.monotonic(),
+    })
+}
+
+fn gateway(
+    ground: &Ground,
+    map: &Arc<MapCache>,
+    transport: &Transport,
+    registry: &Registry,
+    system: &Arc<System>,
+    metrics: &Arc<Metrics>,
+) -> Gateway {
+    let doors = &ground.world.doors;
+    Gateway::new(GatewayParts {
+        host: Arc::new(RouterHost { registry: registry.clone(), system: system.clone() }),
+        map: map.clone(),
+        forward: Arc::new(transport.clone()),
+        admin: Arc::new(Admin(system.clone())),
+        authorizer: Arc::new(Open),
+        observer: metrics.clone(),
+        limits: ground.config.limits.clone(),
+        pool: ground.pool.clone(),
+        clock: doors.clock.clone(),
+        entropy: doors.entropy.clone(),
+    })
 }
 
 impl Node {

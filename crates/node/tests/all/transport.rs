@@ -1,0 +1,239 @@
+//! Streams between two nodes, on a network that breaks when told to.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_model::{ClusterId, NodeId};
+use holdfast_node::peers::{ForwardError, ForwardSender};
+use holdfast_replica::{PeerError, Peers, SnapshotSource};
+use holdfast_wire::peer::v1::{
+    AppendRequest, ForwardRequest, SnapshotData, SnapshotHeader, VoteRequest, forward_request::Work,
+};
+
+use crate::net::{TestNet, Weather};
+use crate::rig::{Person, Side, append, pair, replica};
+
+const LIMIT: Duration = Duration::from_secs(1);
+const WHILE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn appends_of_many_ranges_are_answered_in_order_without_further_connections() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    // The second class may still be connecting.
+    one.transport.vote(&replica(0), VoteRequest::default(), LIMIT).await.unwrap();
+    let mut sessions = Vec::new();
+    for range in 0..32 {
+        match one.transport.open_session(&replica(range)) {
+            Ok(session) => sessions.push(session),
+            Err(_) => {
+                holdfast_runtime::sleep(LIMIT).await;
+                sessions.push(one.transport.open_session(&replica(range)).unwrap());
+            }
+        }
+    }
+    let connections = net.connections();
+    for index in 0..200 {
+        for session in &sessions {
+            session.requests.send(append(index, 100)).await.unwrap();
+        }
+        for session in &mut sessions {
+            let answer = session.responses.recv().await.unwrap().unwrap();
+            assert_eq!(answer.log_id.unwrap().index, index);
+        }
+    }
+    assert_eq!(net.connections(), connections);
+    // A session ends when its sender does, and its end comes back.
+    let mut session = sessions.pop().unwrap();
+    drop(session.requests);
+    assert_eq!(session.responses.recv().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_of_sixteen_mebibytes_arrives() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    holdfast_runtime::sleep(LIMIT).await;
+    let mut session = one.transport.open_session(&replica(1)).unwrap();
+    session.requests.send(append(5, 16 << 20)).await.unwrap();
+    assert_eq!(session.responses.recv().await.unwrap().unwrap().log_id.unwrap().index, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_a_replica_that_is_not_there_is_refused() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    holdfast_runtime::sleep(LIMIT).await;
+    let mut session = one.transport.open_session(&replica(100)).unwrap();
+    let answer = session.responses.recv().await.unwrap();
+    assert!(matches!(answer, Err(PeerError::Refused(_))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_heartbeat_does_not_wait_and_others_wait_no_longer_than_the_window() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    for (urgent, limit_ms) in [(true, 5), (false, 25)] {
+        let started = tokio::time::Instant::now();
+        let beat = one.transport.heartbeat(&replica(1), AppendRequest::default(), urgent);
+        beat.await.unwrap();
+        let waited = started.elapsed();
+        assert!(waited <= Duration::from_millis(limit_ms), "urgent {urgent}: {waited:?}");
+        assert_eq!(urgent, waited < Duration::from_millis(20), "urgent {urgent}: {waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_connection_is_reported_at_once_and_mended_when_it_can_be() {
+    let net = TestNet::new();
+    let (mut one, _two) = pair(&net).await;
+    holdfast_runtime::sleep(LIMIT).await;
+    let mut session = one.transport.open_session(&replica(1)).unwrap();
+    let vote = one.transport.vote(&replica(99), VoteRequest::default(), WHILE);
+    let started = tokio::time::Instant::now();
+    net.set(Weather::Cut);
+    one.until(2, false).await;
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+    assert!(matches!(vote.await, Err(PeerError::Broken(_))));
+    assert!(matches!(session.responses.recv().await, Some(Err(PeerError::Broken(_)))));
+    assert!(matches!(one.transport.open_session(&replica(1)), Err(PeerError::Unreachable(_))));
+    net.set(Weather::Fine);
+    one.until(2, true).await;
+    one.transport.vote(&replica(2), VoteRequest::default(), LIMIT).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_falls_silent_is_lost_after_three_heartbeats() {
+    let net = TestNet::new();
+    let (mut one, _two) = pair(&net).await;
+    holdfast_runtime::sleep(WHILE).await;
+    assert_eq!(one.transport.connected(), [NodeId(2)], "an idle node is not lost");
+    let started = tokio::time::Instant::now();
+    net.set(Weather::Frozen);
+    one.until(2, false).await;
+    let waited = started.elapsed();
+    assert!((500..1100).contains(&waited.as_millis()), "{waited:?}");
+    net.set(Weather::Fine);
+    one.until(2, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_of_another_cluster_is_not_spoken_to() {
+    let net = TestNet::new();
+    let one = Side::start(&net, Person::node(1)).await;
+    let _two = Side::start(&net, Person { cluster: ClusterId(8), ..Person::node(2) }).await;
+    one.know(&[2]);
+    holdfast_runtime::sleep(WHILE).await;
+    assert_eq!(one.transport.connected(), []);
+}
+
+/// Lets node 2 be known to node 1, stops it, and starts it again as `second`.
+async fn restarted_as(first: Person, second: Person) -> Vec<NodeId> {
+    let net = TestNet::new();
+    let mut one = Side::start(&net, Person::node(1)).await;
+    let two = Side::start(&net, first).await;
+    one.know(&[2]);
+    two.know(&[1]);
+    one.until(2, true).await;
+    two.transport.stop(LIMIT).await;
+    two.tasks.stop(LIMIT).await.unwrap();
+    net.set(Weather::Cut);
+    one.until(2, false).await;
+    net.set(Weather::Fine);
+    let two = Side::start(&net, second).await;
+    two.know(&[1]);
+    holdfast_runtime::sleep(WHILE).await;
+    let seen = one.transport.connected();
+    // Neither side speaks: it is refused where it calls as well as where it is called.
+    assert_eq!(two.transport.connected().len(), seen.len());
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_restarts_on_its_own_directory_is_welcome() {
+    let second = Person { boots: 5, ..Person::node(2) };
+    assert_eq!(restarted_as(Person { boots: 3, ..Person::node(2) }, second).await, [NodeId(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_was_rolled_back_is_refused() {
+    let first = Person { boots: 3, ..Person::node(2) };
+    assert_eq!(restarted_as(first, Person { boots: 1, ..first }).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_another_directory_under_an_old_id_is_refused() {
+    let first = Person::node(2);
+    assert_eq!(restarted_as(first, Person { seed: 77, boots: 9, ..first }).await, []);
+}
+
+fn command(range_id: u64) -> ForwardRequest {
+    let work = Some(Work::Command(Bytes::from_static(b"command")));
+    ForwardRequest { range_id, work, ..ForwardRequest::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forwarded_operation_tells_never_sent_from_unknown() {
+    let net = TestNet::new();
+    let (mut one, _two) = pair(&net).await;
+    let answer = one.transport.forward(NodeId(2), command(1), LIMIT).await.unwrap();
+    assert_eq!(answer.resume_key, Some(Bytes::from_static(b"command")));
+    let unknown_node = one.transport.forward(NodeId(9), command(1), LIMIT).await;
+    assert!(matches!(unknown_node, Err(ForwardError::NotSent(NodeId(9), _))));
+    let slow = one.transport.forward(NodeId(2), command(99), LIMIT).await;
+    assert!(matches!(slow, Err(ForwardError::Unknown(NodeId(2), _))));
+    let cut = one.transport.forward(NodeId(2), command(99), WHILE);
+    let cut = holdfast_runtime::spawn(cut);
+    holdfast_runtime::sleep(Duration::from_millis(10)).await;
+    net.set(Weather::Cut);
+    let cut = cut.await.unwrap();
+    assert!(matches!(cut, Err(ForwardError::Unknown(NodeId(2), _))), "{cut:?}");
+    one.until(2, false).await;
+    let gone = one.transport.forward(NodeId(2), command(1), LIMIT).await;
+    assert!(matches!(gone, Err(ForwardError::NotSent(NodeId(2), _))));
+}
+
+struct Content {
+    chunks: usize,
+    sent: u64,
+}
+
+impl SnapshotSource for Content {
+    fn next_chunk(&mut self, bytes_max: usize) -> std::io::Result<Option<SnapshotData>> {
+        if self.chunks == 0 {
+            return Ok(None);
+        }
+        self.chunks -= 1;
+        let bytes = Bytes::from(vec![7; bytes_max]);
+        let offset = self.sent;
+        self.sent += bytes.len() as u64;
+        Ok(Some(SnapshotData { file: "a".into(), offset, bytes, checksum: 0 }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_arrives_whole_and_no_faster_than_allowed() {
+    let net = TestNet::new();
+    let (one, two) = pair(&net).await;
+    let started = tokio::time::Instant::now();
+    let source = Box::new(Content { chunks: 12, sent: 0 });
+    let sent = one.transport.send_snapshot(&replica(1), SnapshotHeader::default(), source);
+    let result = sent.await.unwrap();
+    let bytes = two.heard.snapshot.lock().len();
+    assert_eq!(bytes as u64, result.received_bytes);
+    assert_eq!(bytes, 12 * 256 * 1024);
+    assert_eq!(*two.heard.finished.lock(), 1);
+    // 3 MiB at 1 MiB per second; the last chunk is not waited for.
+    assert!(started.elapsed() >= Duration::from_millis(2_700), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_given_up_is_not_installed() {
+    let net = TestNet::new();
+    let (one, two) = pair(&net).await;
+    let source = Box::new(Content { chunks: 1_000, sent: 0 });
+    let sent = one.transport.send_snapshot(&replica(1), SnapshotHeader::default(), source);
+    assert!(holdfast_runtime::timeout(LIMIT, sent).await.is_err());
+    holdfast_runtime::sleep(WHILE).await;
+    assert_eq!(*two.heard.finished.lock(), 0);
+}
