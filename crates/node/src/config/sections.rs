@@ -123,19 +123,13 @@ impl ClusterSection {
 }
 
 /// Threads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeSection {
     /// Single-threaded reactors the replicas are spread over; 0 = half the cores, rounded up.
     pub reactors: usize,
     /// Threads for flushes and compactions; 0 = half the cores, rounded up.
     pub job_threads: usize,
-}
-
-impl Default for RuntimeSection {
-    fn default() -> Self {
-        Self { reactors: 0, job_threads: 0 }
-    }
 }
 
 impl RuntimeSection {

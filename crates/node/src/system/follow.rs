@@ -25,10 +25,10 @@ impl System {
     /// Follows range 0 until the node stops.
     pub(super) async fn follow(self: Arc<Self>, stop: Stop) {
         while !stop.is_wanted() {
-            if self.identity.membership().is_some() {
-                if let Some(Err(error)) = stop.or(self.follow_once()).await {
-                    tracing::debug!(%error, "range 0 cannot be followed now");
-                }
+            if self.identity.membership().is_some()
+                && let Some(Err(error)) = stop.or(self.follow_once()).await
+            {
+                tracing::debug!(%error, "range 0 cannot be followed now");
             }
             stop.or(holdfast_runtime::sleep(RETRY)).await;
         }

@@ -81,7 +81,7 @@ impl Host for TestHost {
             match body {
                 Body::Vote(_) if route.range.0 == 99 => std::future::pending().await,
                 Body::Vote(_) => Body::VoteResponse(wire::VoteResponse {
-                    granted: route.range.0 % 2 == 0,
+                    granted: route.range.0.is_multiple_of(2),
                     ..Default::default()
                 }),
                 Body::Heartbeat(_) => Body::HeartbeatResponse(wire::AppendResponse::default()),
