@@ -276,6 +276,7 @@ mod tests {
     use bytes::Bytes;
     use futures_util::StreamExt;
     use futures_util::future::poll_immediate;
+    use holdfast_runtime::Deadline;
     use holdfast_wire::peer::v1::LogEntry;
 
     use super::*;
@@ -378,9 +379,11 @@ mod tests {
         assert_eq!(rig.outbox.next().await.unwrap().messages.len(), 1);
     }
 
-    #[allow(clippy::disallowed_methods)] // the paused clock is what is measured with
-    fn now() -> tokio::time::Instant {
-        tokio::time::Instant::now()
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    /// Time that has passed since `Deadline::after(HOUR)`.
+    fn since(deadline: Deadline) -> Duration {
+        HOUR - deadline.remaining()
     }
 
     #[tokio::test(start_paused = true)]
@@ -389,9 +392,9 @@ mod tests {
         rig.lazy.lock().extend([numbered(1), numbered(2)]);
         rig.items.try_send(Item::Lazy).unwrap();
         assert!(poll_immediate(rig.outbox.next()).await.is_none());
-        let started = now();
+        let started = Deadline::after(HOUR);
         assert_eq!(rig.outbox.next().await.unwrap().messages.len(), 2);
-        assert!(started.elapsed() <= Duration::from_millis(21));
+        assert!(since(started) <= Duration::from_millis(21));
         rig.lazy.lock().push(numbered(3));
         rig.items.try_send(Item::Lazy).unwrap();
         rig.items.try_send(Item::Message(numbered(4))).unwrap();
@@ -401,9 +404,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_sends_empty_frames() {
         let mut rig = rig().await;
-        let started = now();
+        let started = Deadline::after(HOUR);
         assert_eq!(rig.outbox.next().await, Some(Frame::default()));
-        let waited = started.elapsed();
+        let waited = since(started);
         assert!(waited >= Duration::from_millis(250) && waited < Duration::from_millis(260));
     }
 }
