@@ -78,9 +78,9 @@ fn main() -> ExitCode {
         println!("the configuration is valid");
         return ExitCode::SUCCESS;
     }
-    start_log(&config);
+    let relog = start_log(&config);
     abort_on_panic();
-    match serve(config, arguments.single) {
+    match serve(config, &arguments, &relog) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("holdfastd: {error:#}");
@@ -110,18 +110,29 @@ fn load(arguments: &Arguments) -> anyhow::Result<Config> {
     Ok(Config::load(&Sources { file, environment, sets })?)
 }
 
-fn start_log(config: &Config) {
-    // openraft and the transport tell every step at `info`; who wants that names them.
-    let level =
-        format!("openraft=error,h2=warn,hyper=warn,tonic=warn,tower=warn,{}", config.log.level);
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Changes what is logged while the process runs.
+type Relog = Box<dyn Fn(&str) + Send + Sync>;
+
+/// openraft and the transport tell every step at `info`; who wants that names them.
+fn filter(level: &str) -> EnvFilter {
+    let level = format!("openraft=error,h2=warn,hyper=warn,tonic=warn,tower=warn,{level}");
+    EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+fn start_log(config: &Config) -> Relog {
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&config.log.level))
         .with_writer(std::io::stderr)
         .with_ansi(has_colour)
-        .init();
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.init();
+    Box::new(move |level| match handle.reload(filter(level)) {
+        Ok(()) => tracing::info!(level, "log level changed"),
+        Err(error) => tracing::error!(%error, "log level stays"),
+    })
 }
 
 /// A panic is a defect: the state of the process is unknown, and recovery is well tested.
@@ -152,12 +163,17 @@ fn raise_file_limit() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve(config: Config, single: bool) -> anyhow::Result<ExitCode> {
+fn serve(config: Config, arguments: &Arguments, relog: &Relog) -> anyhow::Result<ExitCode> {
     raise_file_limit()?;
     // Replicas and connections live on the node's reactors; this runtime waits for signals and
     // serves the HTTP port.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(config, single))
+    runtime.block_on(async {
+        tokio::select! {
+            code = run(config, arguments.single) => code,
+            never = hang_ups(arguments, relog) => never,
+        }
+    })
 }
 
 async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
@@ -206,6 +222,20 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
         () = wanted(&mut term, &mut int) => {
             tracing::warn!("ended by a second signal");
             Ok(ExitCode::from(3))
+        }
+    }
+}
+
+/// At every SIGHUP the configuration is read again; the log level is what can change.
+async fn hang_ups(arguments: &Arguments, relog: &Relog) -> anyhow::Result<ExitCode> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        if hang_up.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        match load(arguments) {
+            Ok(config) => relog(&config.log.level),
+            Err(error) => tracing::error!("the configuration is not read again: {error:#}"),
         }
     }
 }

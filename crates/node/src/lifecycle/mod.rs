@@ -329,6 +329,7 @@ fn transport_options(config: &Config) -> TransportOptions {
         heartbeat_batch: config.peers.heartbeat_batch(),
         ping: heartbeat,
         silent_after: heartbeat * HEARTBEATS_MISSED_MAX,
+        clock_offset_max: Duration::from_millis(config.cluster.max_clock_offset_ms),
         connect_timeout: Duration::from_millis(config.peers.connect_timeout_ms),
         reconnect_max: Duration::from_millis(config.peers.reconnect_max_ms),
         snapshot_bytes_per_second: config.peers.snapshot_bytes_per_second,

@@ -22,6 +22,8 @@ use crate::identity::Introduction;
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// Wait before the second attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// How often wall clocks are compared on a connection that lasts.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// Silences of [`super::TransportOptions::silent_after`] after which a stream is given up.
 const SILENCES_MAX: u32 = 4;
 
@@ -72,7 +74,7 @@ pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usi
         let attempt = stop.or(connect(&inner, &node, reactor, class)).await;
         match attempt {
             None => break,
-            Some(Ok((conn, frames))) => {
+            Some(Ok((conn, frames, client))) => {
                 wait = RECONNECT_MIN;
                 last_problem.clear();
                 let link = node.link(reactor, class);
@@ -81,7 +83,12 @@ pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usi
                     tracing::info!(node = %node.id, "connected");
                     inner.set_present(&node, true);
                 }
-                let reading = read(&inner, &node, &conn, frames, is_lead);
+                let reading = async {
+                    tokio::select! {
+                        problem = read(&inner, &node, &conn, frames, is_lead) => problem,
+                        problem = measure(&inner, &node, client), if is_lead => problem,
+                    }
+                };
                 let problem = stop.or(reading).await.unwrap_or_else(|| "stopping".into());
                 link.conn.store(None);
                 conn.fail(&PeerError::Broken(problem.clone()));
@@ -114,21 +121,50 @@ async fn connect(
     node: &PeerNode,
     reactor: usize,
     class: Class,
-) -> Result<(Arc<Conn>, Streaming<Frame>), String> {
+) -> Result<(Arc<Conn>, Streaming<Frame>, PeerClient<Channel>), String> {
     let limit = inner.options.connect_timeout;
     let address = node.address.lock().clone();
     let mut client = inner.dial(&address)?;
     let (cluster, _) = inner.identity.membership().ok_or("this node belongs to no cluster")?;
     let shaken = holdfast_runtime::timeout(limit, shake(inner, &mut client, cluster, node.id));
     let (_, offset) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
-    node.wall_offset_ms.store(offset, Ordering::Relaxed);
+    note_offset(inner, node, offset);
     let (conn, outbox) = Conn::new(hello(inner, node.id, reactor, class), inner.outbox_options());
     let call = client.exchange(Request::new(outbox));
     let response = holdfast_runtime::timeout(limit, call)
         .await
         .map_err(|_| format!("{address} opens no stream"))?
         .map_err(|status| status.message().to_owned())?;
-    Ok((conn, response.into_inner()))
+    Ok((conn, response.into_inner(), client))
+}
+
+/// Compares wall clocks now and then; says why that failed, which ends the connection.
+async fn measure(inner: &Inner, node: &PeerNode, mut client: PeerClient<Channel>) -> String {
+    loop {
+        holdfast_runtime::sleep(MEASURE_INTERVAL).await;
+        let Some((cluster, _)) = inner.identity.membership() else {
+            return "this node belongs to no cluster".into();
+        };
+        let shaken = shake(inner, &mut client, cluster, node.id);
+        match holdfast_runtime::timeout(MEASURE_INTERVAL, shaken).await {
+            Ok(Ok((_, offset))) => note_offset(inner, node, offset),
+            Ok(Err(problem)) => return problem,
+            // Silence is noticed by the streams.
+            Err(_) => {}
+        }
+    }
+}
+
+fn note_offset(inner: &Inner, node: &PeerNode, offset_ms: i64) {
+    let before = node.wall_offset_ms.swap(offset_ms, Ordering::Relaxed);
+    let most = u64::try_from(inner.options.clock_offset_max.as_millis()).unwrap_or(u64::MAX);
+    if offset_ms.unsigned_abs() > most && before.unsigned_abs() <= most {
+        tracing::error!(
+            node = %node.id,
+            offset_ms,
+            "its wall clock and this node's differ too much; set both by NTP"
+        );
+    }
 }
 
 pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> Hello {

@@ -51,6 +51,8 @@ pub struct TransportOptions {
     pub ping: Duration,
     /// A node that has said nothing for this long counts as lost: three heartbeats.
     pub silent_after: Duration,
+    /// Wall clocks of nodes are assumed to differ by at most this.
+    pub clock_offset_max: Duration,
     /// Limit of one attempt to connect.
     pub connect_timeout: Duration,
     /// Longest wait between attempts.

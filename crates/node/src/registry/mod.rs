@@ -287,29 +287,44 @@ impl Registry {
     /// Creates replicas on this node; those that exist are left alone.
     ///
     /// # Errors
-    /// [`RegistryError`]: those before the failing one exist; repeat the call.
+    /// [`RegistryError`]: some may exist; repeat the call.
     pub async fn create(&self, replicas: Vec<ReplicaDescriptor>) -> Result<(), RegistryError> {
+        use futures_util::{StreamExt, TryStreamExt};
         let _changing = self.inner.changing.lock().await;
+        let mut fresh = Vec::new();
         for descriptor in replicas {
             let range = parsed(&descriptor)?;
-            let replica = ReplicaId(descriptor.replica_id);
-            let group = GroupId { range: range.id, replica };
+            let group = GroupId { range: range.id, replica: ReplicaId(descriptor.replica_id) };
             self.check_new(group, &descriptor, &range)?;
-            if let Some(hosted) = self.hosted().get(&range.id) {
-                if hosted.group == group {
+            match self.hosted().get(&range.id) {
+                Some(hosted) if hosted.group == group => {
                     self.found_again(hosted, &descriptor).await?;
-                    continue;
                 }
-                let other = hosted.group.replica;
-                let text = format!("replica {other} of {} is here already", range.id);
-                return Err(RegistryError::Invalid(text));
+                Some(hosted) => {
+                    let other = hosted.group.replica;
+                    let text = format!("replica {other} of {} is here already", range.id);
+                    return Err(RegistryError::Invalid(text));
+                }
+                None => fresh.push((group, descriptor)),
             }
-            if !self.inner.store.journal.groups().contains(&group) {
-                self.inner.store.create_group(group, &descriptor).await?;
-            }
-            let hosted = self.open_replica(group, descriptor).await?;
-            self.insert(hosted);
         }
+        // Together, since each waits for the disk and all can share its syncs.
+        futures_util::stream::iter(fresh)
+            .map(|(group, descriptor)| self.create_one(group, descriptor))
+            .buffer_unordered(OPENING_MAX)
+            .try_collect::<()>()
+            .await
+    }
+
+    async fn create_one(
+        &self,
+        group: GroupId,
+        descriptor: ReplicaDescriptor,
+    ) -> Result<(), RegistryError> {
+        if self.inner.store.journal.descriptor(group).is_none() {
+            self.inner.store.create_group(group, &descriptor).await?;
+        }
+        self.insert(self.open_replica(group, descriptor).await?);
         Ok(())
     }
 

@@ -5,7 +5,6 @@
 //! record loses its `creating` mark and the map shows the keyspace. Every step is idempotent.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,7 +44,6 @@ impl System {
         deadline: Deadline,
     ) -> Result<v1::Keyspace, ApiError> {
         let keyspace = self.decide_keyspace(&request, deadline).await?;
-        self.changed.notify_one();
         loop {
             if self.map.peek().keyspaces.contains_key(&keyspace.name) {
                 return Ok(keyspace);
@@ -158,7 +156,6 @@ impl System {
             return Err(ApiError::FailedPrecondition("range 0 cannot be dropped".into()));
         }
         self.update_keyspace(name, deadline, |record| record.dropping = true).await?;
-        self.changed.notify_one();
         while !deadline.has_passed() && self.map.peek().keyspaces.contains_key(name) {
             holdfast_runtime::sleep(LOOK).await;
         }
@@ -191,10 +188,7 @@ impl System {
     }
 
     /// Takes every unfinished creation and removal as far as it goes now.
-    pub(super) async fn finish_keyspaces(
-        self: &Arc<Self>,
-        records: &Records,
-    ) -> Result<(), ApiError> {
+    pub(super) async fn finish_keyspaces(&self, records: &Records) -> Result<(), ApiError> {
         for record in records.keyspaces.values() {
             if record.value.dropping {
                 self.finish_drop(records, record).await?;

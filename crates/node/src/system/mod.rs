@@ -158,6 +158,7 @@ impl System {
         tasks.spawn(self.clone().follow(tasks.stop_wish()));
         tasks.spawn(self.clone().save_map(tasks.stop_wish()));
         tasks.spawn(self.clone().look_after(tasks.stop_wish()));
+        tasks.spawn(self.clone().look_after_keyspaces(tasks.stop_wish()));
     }
 
     fn store(&self) -> Result<&SystemStore, ApiError> {

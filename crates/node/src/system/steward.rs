@@ -3,13 +3,14 @@
 //! Every node looks after the ranges it leads: gives a new one its span, follows changed settings,
 //! publishes the copy for the map, hands leadership to the node that should have it. It destroys
 //! its replicas that were removed. The node that leads range 0 also takes up keyspaces whose
-//! creation or removal is not finished. Each round does what is found to be missing, so it does
+//! creation or removal is not finished, in a task of its own. Each round does what is found to be missing, so it does
 //! not matter who did the round before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use holdfast_journal::GroupId;
 use holdfast_kv::command::{Condition, Configure};
 use holdfast_kv::{Command, Operation};
@@ -30,6 +31,8 @@ use crate::registry::Hosted;
 const ROUND: Duration = Duration::from_millis(250);
 /// A round of many changes is not followed by the next one at once.
 const PAUSE: Duration = Duration::from_millis(20);
+/// A proposal of the steward takes at most this long; the next round tries again.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Leaders moved per round, so that a new balance does not stop many ranges at once.
 const TRANSFERS_PER_ROUND: usize = 1;
 
@@ -52,12 +55,11 @@ impl System {
         }
     }
 
-    async fn round(self: &Arc<Self>, targets: &mut Targets) {
+    async fn round(&self, targets: &mut Targets) {
         let records = self.records.load_full();
         let hosted = self.registry.hosted();
-        for hosted in hosted.values().filter(|h| h.leads()) {
-            self.configure(hosted, &records).await;
-        }
+        let led = hosted.values().filter(|h| h.leads());
+        join_all(led.map(|hosted| self.configure(hosted, &records))).await;
         if let Err(error) = self.publish_copies(&records).await {
             tracing::debug!(%error, "copies are not published now");
         }
@@ -65,10 +67,26 @@ impl System {
         if self.balance_leaders {
             self.balance(targets).await;
         }
-        if hosted.get(&RangeId(0)).is_some_and(|h| h.leads())
-            && let Err(error) = self.finish_keyspaces(&records).await
-        {
-            tracing::debug!(%error, "keyspaces are not finished now");
+    }
+
+    /// Takes up unfinished creations and removals of keyspaces while this node leads range 0.
+    /// Apart from the rounds, since it waits for other nodes.
+    pub(super) async fn look_after_keyspaces(self: Arc<Self>, stop: Stop) {
+        let mut changes = self.map.watch();
+        while !stop.is_wanted() {
+            let woken = holdfast_runtime::timeout(ROUND, changes.changed());
+            if stop.or(woken).await.is_none() {
+                return;
+            }
+            let records = self.records.load_full();
+            let leads = self.registry.hosted().get(&RangeId(0)).is_some_and(|h| h.leads());
+            if !leads || self.state() != State::Serving {
+                continue;
+            }
+            if let Some(Err(error)) = stop.or(self.finish_keyspaces(&records)).await {
+                tracing::debug!(%error, "keyspaces are not finished now");
+            }
+            stop.or(holdfast_runtime::sleep(PAUSE)).await;
         }
     }
 
@@ -89,7 +107,7 @@ impl System {
         };
         let configure = Configure::new(range.id, range.keyspace, span, epoch, wanted);
         let command = Command::single(Operation::Configure(configure));
-        let proposed = hosted.replica.propose(&command, Deadline::after(ACCESS_TIMEOUT)).await;
+        let proposed = hosted.replica.propose(&command, Deadline::after(PROPOSAL_TIMEOUT)).await;
         if let Err(error) = proposed {
             tracing::debug!(range = %range.id, %error, "range is not configured now");
         }

@@ -211,6 +211,7 @@ pub fn options() -> TransportOptions {
         heartbeat_batch: Duration::from_millis(20),
         ping: Duration::from_millis(250),
         silent_after: Duration::from_millis(750),
+        clock_offset_max: Duration::from_millis(500),
         connect_timeout: Duration::from_secs(1),
         reconnect_max: Duration::from_secs(1),
         snapshot_bytes_per_second: 1 << 20,
