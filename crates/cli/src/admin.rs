@@ -21,6 +21,13 @@ pub async fn connect(address: &str, timeout: Duration) -> Result<ClusterClient<C
     Ok(ClusterClient::new(channel).max_decoding_message_size(64 << 20))
 }
 
+/// A request that tells the server how long it may take.
+pub fn within<T>(limit: Duration, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
 /// The innermost cause of an error: what people need to read.
 fn root(error: &dyn std::error::Error) -> String {
     let mut error = error;
@@ -33,7 +40,7 @@ fn root(error: &dyn std::error::Error) -> String {
 /// Status of the node at `address`.
 pub async fn status(address: &str, timeout: Duration) -> Result<v1::StatusResponse> {
     let mut client = connect(address, timeout).await?;
-    let answer = client.status(v1::StatusRequest {}).await;
+    let answer = client.status(within(timeout, v1::StatusRequest {})).await;
     Ok(answer.map_err(|s| anyhow!("{address}: {}", s.message()))?.into_inner())
 }
 
@@ -43,7 +50,7 @@ pub async fn map(endpoints: &[String], timeout: Duration) -> Result<ClusterMap> 
     for address in endpoints {
         let answer = async {
             let mut client = connect(address, timeout).await?;
-            let answer = client.map(v1::MapRequest {}).await;
+            let answer = client.map(within(timeout, v1::MapRequest {})).await;
             let message = answer.map_err(|s| anyhow!("{address}: {}", s.message()))?.into_inner();
             Ok(ClusterMap::try_from(message)?)
         };

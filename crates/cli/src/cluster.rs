@@ -60,7 +60,11 @@ pub async fn run(cli: &Cli, command: &Cluster) -> Result<Exit> {
                 peer_addresses: peers.clone(),
                 replication_factor: *replication_factor,
             };
-            let answer = client.init(request).await.map_err(|s| failed(&s))?.into_inner();
+            let answer = client
+                .init(admin::within(CREATE_LIMIT, request))
+                .await
+                .map_err(|s| failed(&s))?
+                .into_inner();
             let id: String = answer.cluster_id.iter().map(|b| format!("{b:02x}")).collect();
             let nodes = answer.nodes.len();
             let word = if answer.already { "was founded before" } else { "founded" };
@@ -266,7 +270,11 @@ async fn transfer(cli: &Cli, range: u64, to: u64) -> Result<Exit> {
     }
     let mut client = any(cli, cli.timeout()).await?;
     let request = v1::TransferLeaderRequest { range_id: range, to_node_id: to };
-    let answer = client.transfer_leader(request).await.map_err(|s| failed(&s))?.into_inner();
+    let answer = client
+        .transfer_leader(admin::within(cli.timeout(), request))
+        .await
+        .map_err(|s| failed(&s))?
+        .into_inner();
     output::line(&format!("range {range} is led by node {}", answer.leader_node_id))?;
     Ok(Exit::Done)
 }
@@ -285,7 +293,10 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                 replication_factor: *replication_factor,
                 history: Some((*history).into()),
             };
-            client.create_keyspace(request).await.map_err(|s| failed(&s))?;
+            client
+                .create_keyspace(admin::within(CREATE_LIMIT, request))
+                .await
+                .map_err(|s| failed(&s))?;
             output::line(&format!("keyspace {name} created"))?;
         }
         Keyspace::List => {
@@ -306,13 +317,19 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
             let mut client = any(cli, cli.timeout()).await?;
             let request =
                 v1::AlterKeyspaceRequest { name: name.clone(), history: Some((*history).into()) };
-            client.alter_keyspace(request).await.map_err(|s| failed(&s))?;
+            client
+                .alter_keyspace(admin::within(cli.timeout(), request))
+                .await
+                .map_err(|s| failed(&s))?;
             output::line(&format!("keyspace {name} altered"))?;
         }
         Keyspace::Drop { name, .. } => {
             let mut client = any(cli, CREATE_LIMIT).await?;
             let request = v1::DropKeyspaceRequest { name: name.clone() };
-            client.drop_keyspace(request).await.map_err(|s| failed(&s))?;
+            client
+                .drop_keyspace(admin::within(CREATE_LIMIT, request))
+                .await
+                .map_err(|s| failed(&s))?;
             output::line(&format!("keyspace {name} dropped"))?;
         }
     }

@@ -22,7 +22,8 @@ pub enum ReadLevel {
     /// Linearizable without any assumption about clocks; on the leader or a follower.
     #[default]
     Linearizable,
-    /// Linearizable while clock rates differ by less than 10 %; on the leader.
+    /// Linearizable while clock rates differ by less than 10 %; without a round on the leader,
+    /// as [`ReadLevel::Linearizable`] on a follower.
     Lease,
     /// A prefix of history, with a bound on its age; anywhere.
     Follower,
@@ -82,19 +83,16 @@ impl Replica {
     /// and nothing is copied but the view.
     ///
     /// # Errors
-    /// [`ReadError`]. `NotLeader` at once for lease reads on a follower; linearizable reads wait
-    /// for a leader and a quorum until the deadline.
+    /// [`ReadError`]. Linearizable and lease reads wait for a leader and a quorum until the
+    /// deadline.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadView, ReadError> {
         let (term, staleness) = match request.level {
             ReadLevel::Linearizable => {
-                let found = self.by_round(&self.inner.rounds, request).await?;
+                let found = self.by_round(&self.inner.rounds, false, request).await?;
                 (Term(found.term), None)
             }
             ReadLevel::Lease => {
-                if !self.inner.leadership.is_leader() {
-                    return Err(ReadError::NotLeader { leader: self.inner.leadership.leader() });
-                }
-                let found = self.by_round(&self.inner.lease_rounds, request).await?;
+                let found = self.by_lease(request).await?;
                 (Term(found.term), None)
             }
             ReadLevel::Follower => {
@@ -107,10 +105,23 @@ impl Replica {
         Ok(ReadView { reader: self.inner.reader.clone(), point, staleness, term, epoch })
     }
 
+    /// A lease round on the leader. Only the leader has a lease: elsewhere, and where leadership
+    /// is lost meanwhile, a quorum round takes its place, which proves more.
+    async fn by_lease(&self, request: &ReadRequest) -> Result<ReadIndex, ReadError> {
+        if self.inner.leadership.is_leader() {
+            match self.by_round(&self.inner.lease_rounds, true, request).await {
+                Err(ReadError::NotLeader { .. }) => {}
+                settled => return settled,
+            }
+        }
+        self.by_round(&self.inner.rounds, false, request).await
+    }
+
     /// Joins rounds until one succeeds and what it found is applied here.
     async fn by_round(
         &self,
         rounds: &Rounds,
+        by_lease: bool,
         request: &ReadRequest,
     ) -> Result<ReadIndex, ReadError> {
         let deadline = request.deadline;
@@ -121,7 +132,7 @@ impl Replica {
                     self.applied(found.index, deadline).await?;
                     return Ok(found);
                 }
-                Ok(Err(error)) if is_final(&error, request.level) => return Err(error),
+                Ok(Err(error)) if is_final(&error, by_lease) => return Err(error),
                 Ok(Err(error)) => last = unsettled(error),
                 Err(_) => return Err(last),
             }
@@ -207,9 +218,9 @@ impl Replica {
 }
 
 /// Whether waiting for another round would not help.
-fn is_final(error: &ReadError, level: ReadLevel) -> bool {
+fn is_final(error: &ReadError, by_lease: bool) -> bool {
     match error {
-        ReadError::NotLeader { .. } => level == ReadLevel::Lease,
+        ReadError::NotLeader { .. } => by_lease,
         ReadError::NoQuorum(_) => false,
         _ => true,
     }

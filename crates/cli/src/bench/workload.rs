@@ -41,7 +41,10 @@ pub async fn create_keyspace(endpoints: &[String], name: &str, ranges: u32) -> R
     let first = endpoints.first().ok_or_else(|| anyhow!("no endpoint"))?;
     let mut client = admin::connect(first, CREATE_LIMIT).await?;
     let request = v1::CreateKeyspaceRequest { name: name.to_owned(), ranges, ..Default::default() };
-    client.create_keyspace(request).await.map_err(|s| anyhow!("{name}: {}", s.message()))?;
+    client
+        .create_keyspace(admin::within(CREATE_LIMIT, request))
+        .await
+        .map_err(|s| anyhow!("{name}: {}", s.message()))?;
     let end = std::time::Instant::now() + CREATE_LIMIT;
     loop {
         let health = admin::health(endpoints, Duration::from_secs(2)).await;

@@ -242,7 +242,7 @@ pub async fn found_and_wait(layout: &Layout) -> Result<()> {
             peer_addresses: layout.numbers().map(|i| layout.peer(i)).collect(),
             replication_factor: 0,
         };
-        client.init(request).await.context("founding the cluster")?;
+        client.init(admin::within(HEALTHY_LIMIT, request)).await.context("founding the cluster")?;
     }
     let endpoints: Vec<String> = layout.numbers().map(|i| layout.client(i)).collect();
     let end = Instant::now() + HEALTHY_LIMIT;
