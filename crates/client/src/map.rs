@@ -339,13 +339,13 @@ impl MapCache {
 }
 
 fn map_error(connection: &Connection, failure: &Failure) -> Error {
-    let text = format!("{}: {failure}", connection.address());
     match failure {
         Failure::Status(status) => match holdfast_wire::error_info(status) {
             Some(info) => crate::error::error_of_info(&info),
             None => crate::error::error_of_status(status),
         },
-        Failure::NotSent(_) | Failure::Broken(_) | Failure::TimedOut => Error::Unavailable(text),
+        Failure::NotSent(why) | Failure::Broken(why) => Error::Unavailable(why.clone()),
+        Failure::TimedOut => Error::Unavailable(format!("{}: {failure}", connection.address())),
     }
 }
 
