@@ -1,0 +1,153 @@
+//! Three nodes: whichever is asked, the right one answers.
+
+use std::collections::BTreeSet;
+
+use holdfast_wire::v1::{self, ErrorCode, cluster_client::ClusterClient, lock_client::LockClient};
+use tokio::sync::{Mutex, MutexGuard};
+use tonic::Code;
+
+use super::harness::{Running, eventually, get, level, put, refused};
+
+/// One cluster at a time: three nodes of ten ranges each are enough for a small machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+async fn three() -> (MutexGuard<'static, ()>, Vec<Running>) {
+    let turn = TURN.lock().await;
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Running::empty().await);
+    }
+    let peer_addresses = nodes.iter().map(Running::peer_address).collect();
+    let mut cluster = ClusterClient::new(nodes[0].channel().await);
+    let init = v1::InitRequest { peer_addresses, replication_factor: 3 };
+    let mut request = tonic::Request::new(init);
+    request.set_timeout(std::time::Duration::from_secs(60));
+    assert_eq!(cluster.init(request).await.unwrap().into_inner().nodes.len(), 3);
+    for node in &nodes {
+        node.ready().await;
+    }
+    (turn, nodes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_serves_every_key_at_every_level() {
+    let (_turn, nodes) = three().await;
+    let mut leaders = BTreeSet::new();
+    for index in 0..24 {
+        let (writer, reader) = (&nodes[index % 3], &nodes[(index + 1) % 3]);
+        let key = format!("key-{index}");
+        let written = writer.kv().await.put(put(key.clone(), "x")).await.unwrap().into_inner();
+        leaders.insert(written.header.unwrap().leader_node_id);
+        let mut kv = reader.kv().await;
+        for read_level in [v1::ReadLevel::Linearizable, v1::ReadLevel::Lease] {
+            let request = v1::GetRequest { read: level(read_level), ..get(key.clone()) };
+            let found = kv.get(request).await.unwrap().into_inner();
+            assert_eq!(found.entry.unwrap().revision, written.revision, "{read_level:?}");
+        }
+        let point = v1::ReadPoint { revision: written.revision, ..Default::default() };
+        let read = v1::ReadOptions {
+            level: v1::ReadLevel::Follower.into(),
+            min_points: vec![point],
+            ..Default::default()
+        };
+        let request = v1::GetRequest { read: Some(read), ..get(key) };
+        let found = kv.get(request).await.unwrap().into_inner();
+        assert_eq!(found.entry.unwrap().revision, written.revision);
+        assert!(found.staleness.is_some());
+    }
+    assert!(leaders.len() > 1, "leaders: {leaders:?}");
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_direct_write_to_a_follower_is_refused_with_the_way_to_the_leader() {
+    let (_turn, nodes) = three().await;
+    let direct = v1::PutRequest { direct: true, ..put("k", "x") };
+    let (mut done, mut hints) = (0, Vec::new());
+    for node in &nodes {
+        match node.kv().await.put(direct.clone()).await {
+            Ok(_) => done += 1,
+            Err(error) => {
+                let info = refused(&error, Code::Unavailable, ErrorCode::NotLeader);
+                assert!(info.retryable && !info.outcome_unknown);
+                hints.push((info.leader_node_id, info.leader_address));
+            }
+        }
+    }
+    assert_eq!((done, hints.len()), (1, 2));
+    assert_eq!(hints[0], hints[1]);
+    let leader = nodes.iter().find(|node| node.node.client_address().to_string() == hints[0].1);
+    leader.unwrap().kv().await.put(direct).await.unwrap();
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_is_waited_for_through_a_node_that_does_not_lead_it() {
+    let (_turn, nodes) = three().await;
+    let acquire = |owner: u8, wait| v1::LockAcquireRequest {
+        name: "l".into(),
+        owner: vec![owner; 16].into(),
+        ttl_ms: 60_000,
+        wait,
+        ..Default::default()
+    };
+    let mut holder = LockClient::new(nodes[0].channel().await);
+    let first = holder.acquire(acquire(1, false)).await.unwrap().into_inner();
+    assert!(first.acquired);
+    let mut waiting = Vec::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let mut lock = LockClient::new(node.channel().await);
+        let request = acquire(index as u8 + 2, true);
+        waiting.push(holdfast_runtime::spawn(async move { lock.acquire(request).await }));
+    }
+    let inspect = v1::LockInspectRequest { name: "l".into(), ..Default::default() };
+    let inspected = holder.clone();
+    eventually("all three wait", || {
+        let (mut lock, inspect) = (inspected.clone(), inspect.clone());
+        async move { lock.inspect(inspect).await.unwrap().into_inner().state.unwrap().waiters == 3 }
+    })
+    .await;
+    let mut held = (1, first.fencing_token);
+    for _ in 0..3 {
+        let release = v1::LockReleaseRequest {
+            name: "l".into(),
+            owner: vec![held.0; 16].into(),
+            fencing_token: held.1,
+            ..Default::default()
+        };
+        assert!(holder.release(release).await.unwrap().into_inner().released);
+        let inspect = v1::LockInspectRequest { name: "l".into(), ..Default::default() };
+        let state = holder.inspect(inspect).await.unwrap().into_inner().state.unwrap();
+        assert!(state.held && state.fencing_token > held.1);
+        held = (state.owner[0], state.fencing_token);
+    }
+    for granted in waiting {
+        assert!(granted.await.unwrap().unwrap().into_inner().acquired);
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_through_the_other_nodes_after_a_leader_has_gone() {
+    let (_turn, mut nodes) = three().await;
+    let gone = nodes.remove(2);
+    gone.stop().await;
+    for index in 0..32 {
+        let key = format!("key-{index}");
+        let mut kv = nodes[index % 2].kv().await;
+        let mut request = tonic::Request::new(put(key.clone(), "x"));
+        request.set_timeout(std::time::Duration::from_secs(10));
+        kv.put(request).await.unwrap();
+        let mut other = nodes[(index + 1) % 2].kv().await;
+        assert!(other.get(get(key)).await.unwrap().into_inner().found);
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
