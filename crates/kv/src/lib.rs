@@ -44,10 +44,8 @@ pub use outcome::{
     LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState, Mutation, Outcome, Refusal,
     Renewal, TxnOutcome, TxnResult,
 };
-pub use reader::{
-    At, ChangesPage, CountPage, LeaseInfo, Page, Reader, SESSION_TABLE_BYTES_MAX, ScanRequest,
-    SessionStats,
-};
+pub use reader::{At, ChangesPage, CountPage, LeaseInfo, Page, Reader, ScanRequest, SessionStats};
+pub use sessions::SESSION_TABLE_BYTES_MAX;
 pub use truth::Truth;
 pub use validate::{Invalid, Limits, RENEW_LEASES_MAX, TXN_DEPTH_MAX, validate};
 

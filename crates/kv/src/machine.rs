@@ -69,7 +69,8 @@ impl StateMachine {
     /// machine as it was. [`Error::MalformedRecord`]: the machine refuses to apply; the replica
     /// must be replaced.
     pub fn install(&mut self, staged: &Path, gate: u64) -> Result<()> {
-        let before = self.shared.published.swap(Arc::default());
+        let before = self.shared.published.load_full();
+        self.withdraw();
         if let Err(error) = self.engine.replace_from(staged, gate) {
             self.shared.published.store(before);
             return Err(error.into());
@@ -77,8 +78,15 @@ impl StateMachine {
         self.replaced()
     }
 
+    /// Lets readers refuse everything, as before a configuration, until
+    /// [`StateMachine::replaced`]. Without it readers would judge a snapshot's state by the old
+    /// span for a moment.
+    pub fn withdraw(&self) {
+        self.shared.published.store(Arc::default());
+    }
+
     /// Takes up the state of the engine after [`Engine::replace_from`], where somebody else called
-    /// it; readers between the two calls would judge the new state by the old span.
+    /// it; [`StateMachine::withdraw`] comes before that.
     ///
     /// # Errors
     /// As [`StateMachine::open`]; the machine then refuses to apply.

@@ -235,6 +235,13 @@ pub enum Refusal {
         /// The bound.
         limit: u64,
     },
+    /// The answers the range remembers for all sessions weigh as much as they may; nothing was
+    /// executed, but the command's watermark was taken. Try again later.
+    #[error("the sessions of the range weigh {limit} bytes; raise their watermarks")]
+    SessionMemory {
+        /// The bound, bytes.
+        limit: u64,
+    },
     /// The range has as many sessions as it may have.
     #[error("the range has {limit} sessions")]
     SessionTableFull {

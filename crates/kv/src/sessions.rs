@@ -9,6 +9,7 @@
 //! Invariants:
 //! * A session that has ended, or was never opened, remembers nothing and admits nothing.
 //! * The id of an ended session is refused for [`ENDED_KEPT`], longer than any request lives.
+//! * The table never weighs more than [`SESSION_TABLE_BYTES_MAX`].
 //! * The table after loading equals the table that was written.
 //! Source: Raft thesis §6.3.
 
@@ -33,13 +34,16 @@ use crate::{Refusal, Result};
 /// How long the id of an ended session is remembered, range time: no request that was sent while
 /// it was open can be appended later.
 const ENDED_KEPT: Duration = Duration::from_secs(300);
+/// What the session table of a range may weigh, bytes (64 MiB). Beyond it nothing is executed in
+/// sessions; watermarks still rise, so that it recovers by itself.
+pub const SESSION_TABLE_BYTES_MAX: u64 = 64 << 20;
 /// What a remembered answer is counted with, bytes.
 const ANSWER_BYTES: u64 = 128;
 /// What a session is counted with besides its answers, bytes.
 const SESSION_BYTES: u64 = 256;
 
 const _: () = assert!(
-    SESSIONS_PER_RANGE_MAX as u64 * SESSION_BYTES < crate::reader::SESSION_TABLE_BYTES_MAX,
+    SESSIONS_PER_RANGE_MAX as u64 * SESSION_BYTES < SESSION_TABLE_BYTES_MAX,
     "a full table without answers is within its budget"
 );
 const _: () = assert!(ENDED_KEPT.as_secs() >= 2 * REQUEST_DEADLINE_MAX.as_secs());
@@ -203,6 +207,9 @@ impl Sessions {
             None if session.answers.len() >= SESSION_UNANSWERED_MAX => {
                 Err(Refusal::SessionUnanswered { limit: SESSION_UNANSWERED_MAX as u64 })
             }
+            None if self.bytes() + ANSWER_BYTES > SESSION_TABLE_BYTES_MAX => {
+                Err(Refusal::SessionMemory { limit: SESSION_TABLE_BYTES_MAX })
+            }
             None => Ok(Verdict::Execute),
         }
     }
@@ -298,5 +305,28 @@ impl Session {
             }
         }
         forgotten.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_budget_nothing_new_is_executed_but_retries_are_answered() {
+        let client = ClientId(1);
+        let mut sessions = Sessions::default();
+        sessions.table.insert(client, Session::default());
+        let answer = Answer { revision: 7, ..Answer::default() };
+        sessions.remember(client, 1, Remembered { seq: 1, payload: 9, answer });
+        assert!(matches!(sessions.verdict(client, 2, 9), Ok(Verdict::Execute)));
+        let room = (SESSION_TABLE_BYTES_MAX - SESSION_BYTES) / ANSWER_BYTES;
+        sessions.answers = room - 1;
+        assert!(matches!(sessions.verdict(client, 2, 9), Ok(Verdict::Execute)));
+        sessions.answers = room;
+        let refused = Refusal::SessionMemory { limit: SESSION_TABLE_BYTES_MAX };
+        assert!(matches!(sessions.verdict(client, 2, 9), Err(refusal) if refusal == refused));
+        let retried = sessions.verdict(client, 1, 9);
+        assert!(matches!(retried, Ok(Verdict::Answered(given)) if given == answer));
     }
 }

@@ -286,6 +286,7 @@ fn refused(refusal: &Refusal) -> (u32, u64) {
         | Refusal::SessionStale { .. }
         | Refusal::SessionPayload
         | Refusal::SessionUnanswered { .. }
+        | Refusal::SessionMemory { .. }
         | Refusal::SessionTableFull { .. }
         | Refusal::SessionOwner
         | Refusal::Compacted { .. }

@@ -63,7 +63,8 @@ pub enum At {
     Revision(Revision),
 }
 
-/// How full the session table is; judge by it before proposing.
+/// How full the session table is; its bound is
+/// [`SESSION_TABLE_BYTES_MAX`](crate::SESSION_TABLE_BYTES_MAX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionStats {
     /// Sessions, ended ones whose id is still refused included.
@@ -72,18 +73,6 @@ pub struct SessionStats {
     pub answers: u64,
     /// What the table weighs, bytes.
     pub bytes: u64,
-}
-
-/// What the session table of a range may weigh before nothing more is proposed inside sessions,
-/// bytes (64 MiB). Deletes of answers come with raised watermarks, so it recovers by itself.
-pub const SESSION_TABLE_BYTES_MAX: u64 = 64 << 20;
-
-impl SessionStats {
-    /// Whether the table is over its budget: refuse commands with a session, except keep-alives
-    /// and closes, until it is not.
-    pub fn is_over_budget(&self) -> bool {
-        self.bytes > SESSION_TABLE_BYTES_MAX
-    }
 }
 
 /// A view of one range's state. Cheap to clone; never blocks `apply`.

@@ -31,9 +31,10 @@ pub(crate) fn refused(refusal: &kv::Refusal) -> ApiError {
     match *refusal {
         R::SessionExpired => ApiError::SessionExpired,
         R::SessionStale { watermark } => ApiError::SessionStale { watermark },
-        R::SessionUnanswered { .. } | R::SessionTableFull { .. } | R::LockQueueFull { .. } => {
-            ApiError::Overloaded { what: text, retry_after: FULL_RETRY }
-        }
+        R::SessionUnanswered { .. }
+        | R::SessionMemory { .. }
+        | R::SessionTableFull { .. }
+        | R::LockQueueFull { .. } => ApiError::Overloaded { what: text, retry_after: FULL_RETRY },
         R::SessionOwner => ApiError::PermissionDenied,
         R::WrongSpan { .. } => ApiError::NotHere(text),
         R::NotANumber | R::Overflow => ApiError::NotANumber(text),

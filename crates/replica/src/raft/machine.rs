@@ -209,6 +209,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let SnapshotPayload::Staged(staged) = payload else {
             return Err(io::Error::other("only what was staged can be installed"));
         };
+        self.state.withdraw();
         // Taken after openraft has truncated the log: the engine never gets ahead of it.
         let gate = self.journal.logical_end();
         staged.install(&self.engine, &self.journal, gate).await.inspect_err(|error| {
