@@ -160,6 +160,7 @@ struct Ground {
     map: ClusterMap,
     reactors: Reactors,
     pool: Pool,
+    identity_pool: Pool,
     client: Arc<dyn Listener>,
     peer: Arc<dyn Listener>,
 }
@@ -271,6 +272,7 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
     let data_dir = PathBuf::from(&config.node.data_dir);
     let reactors = Reactors::start("reactor", config.runtime.reactor_count()).map_err(text)?;
     let pool = Pool::start("blocking", POOL_THREADS, POOL_QUEUE_MAX).map_err(text)?;
+    let identity_pool = Pool::start("identity", 1, POOL_QUEUE_MAX).map_err(text)?;
     // A listener belongs to the runtime it was bound on; accepted connections to the acceptor's.
     let (net, listen) = (world.clone(), config.listen.clone());
     let bound = holdfast_runtime::spawn_on(reactors.handle(0), async move {
@@ -287,7 +289,19 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
     if single {
         check_single(&config, &map)?;
     }
-    Ok(Ground { config, world, data_dir, lock, identity, map, reactors, pool, client, peer })
+    Ok(Ground {
+        config,
+        world,
+        data_dir,
+        lock,
+        identity,
+        map,
+        reactors,
+        pool,
+        identity_pool,
+        client,
+        peer,
+    })
 }
 
 fn load_map(
@@ -388,6 +402,7 @@ fn transport(ground: &Ground) -> Transport {
         description: describe(&ground.config),
         reactors: ground.reactors.clone(),
         pool: ground.pool.clone(),
+        identity_pool: ground.identity_pool.clone(),
     };
     Transport::new(transport_options(&ground.config), deps)
 }

@@ -82,6 +82,8 @@ pub struct TransportDeps {
     pub reactors: Reactors,
     /// Threads for what waits for a disk.
     pub pool: Pool,
+    /// A thread for the identity file alone: introductions must not queue behind other work.
+    pub identity_pool: Pool,
 }
 
 /// The outgoing side of the node. Clones are the same transport.
@@ -99,6 +101,7 @@ pub(super) struct Inner {
     pub(super) description: Node,
     pub(super) reactors: Reactors,
     pub(super) pool: Pool,
+    identity_pool: Pool,
     pub(super) tasks: Tasks,
     pub(super) host: OnceLock<Arc<dyn Host>>,
     pub(super) sending: Sending,
@@ -131,7 +134,7 @@ impl Inner {
     /// Remembers a peer, on a thread that may wait for the disk.
     pub(super) async fn meet(&self, peer: Introduction) -> Result<(), String> {
         let identity = self.identity.clone();
-        let met = self.pool.run(move || identity.meet(&peer)).await;
+        let met = self.identity_pool.run(move || identity.meet(&peer)).await;
         met.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
@@ -191,7 +194,16 @@ impl Transport {
     /// A transport that knows no node yet.
     pub fn new(options: TransportOptions, deps: TransportDeps) -> Self {
         let sending = Sending::new(&options);
-        let TransportDeps { net, clock, entropy, identity, description, reactors, pool } = deps;
+        let TransportDeps {
+            net,
+            clock,
+            entropy,
+            identity,
+            description,
+            reactors,
+            pool,
+            identity_pool,
+        } = deps;
         let inner = Inner {
             options,
             net,
@@ -201,6 +213,7 @@ impl Transport {
             description,
             reactors,
             pool,
+            identity_pool,
             tasks: Tasks::new(),
             host: OnceLock::new(),
             sending,

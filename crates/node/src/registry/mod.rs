@@ -135,8 +135,9 @@ struct Inner {
     replicas: ArcSwap<BTreeMap<RangeId, Arc<Hosted>>>,
     /// Replicas that exist but do not run, and why.
     broken: parking_lot::Mutex<BTreeMap<GroupId, String>>,
-    // Creation and destruction wait for the disk and must not overtake each other.
-    changing: tokio::sync::Mutex<()>,
+    // Creation (alone) and destruction (many at once) wait for the disk and must not overtake
+    // each other.
+    changing: tokio::sync::RwLock<()>,
     is_disk_full: AtomicBool,
 }
 
@@ -171,7 +172,7 @@ impl Registry {
             data_dir: PathBuf::from(&config.node.data_dir),
             replicas: ArcSwap::default(),
             broken: parking_lot::Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::RwLock::new(()),
             is_disk_full: AtomicBool::new(false),
             store,
             deps,
@@ -290,7 +291,7 @@ impl Registry {
     /// [`RegistryError`]: some may exist; repeat the call.
     pub async fn create(&self, replicas: Vec<ReplicaDescriptor>) -> Result<(), RegistryError> {
         use futures_util::{StreamExt, TryStreamExt};
-        let _changing = self.inner.changing.lock().await;
+        let _changing = self.inner.changing.write().await;
         let mut fresh = Vec::new();
         for descriptor in replicas {
             let range = parsed(&descriptor)?;
@@ -371,7 +372,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]: call again; nothing is left half destroyed over a restart.
     pub async fn destroy(&self, group: GroupId) -> Result<(), RegistryError> {
-        let _changing = self.inner.changing.lock().await;
+        let _changing = self.inner.changing.read().await;
         let store = &self.inner.store;
         if let Some(hosted) = self.hosted().get(&group.range).filter(|h| h.group == group) {
             hosted.replica.stop().await;

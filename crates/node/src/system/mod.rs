@@ -159,6 +159,7 @@ impl System {
         tasks.spawn(self.clone().save_map(tasks.stop_wish()));
         tasks.spawn(self.clone().look_after(tasks.stop_wish()));
         tasks.spawn(self.clone().look_after_keyspaces(tasks.stop_wish()));
+        tasks.spawn(self.clone().look_after_removed(tasks.stop_wish()));
     }
 
     fn store(&self) -> Result<&SystemStore, ApiError> {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use holdfast_journal::GroupId;
 use holdfast_kv::command::{Condition, Configure};
@@ -33,6 +34,10 @@ const ROUND: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(20);
 /// A proposal of the steward takes at most this long; the next round tries again.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a node looks for replicas that it failed to destroy before.
+const LOOK_FOR_REMOVED: Duration = Duration::from_secs(5);
+/// Replicas destroyed at once.
+const DESTROYED_AT_ONCE: usize = 8;
 /// Leaders moved per round, so that a new balance does not stop many ranges at once.
 const TRANSFERS_PER_ROUND: usize = 1;
 
@@ -63,7 +68,6 @@ impl System {
         if let Err(error) = self.publish_copies(&records).await {
             tracing::debug!(%error, "copies are not published now");
         }
-        self.destroy_removed(&records).await;
         if self.balance_leaders {
             self.balance(targets).await;
         }
@@ -142,11 +146,30 @@ impl System {
         let running = self.registry.hosted();
         let running = running.values().map(|h| h.group);
         let groups: BTreeSet<GroupId> = running.chain(self.registry.broken().into_keys()).collect();
-        for group in groups {
-            if records.is_removed(group.replica)
-                && let Err(error) = self.destroy_if_removed(group).await
-            {
+        let removed = groups.into_iter().filter(|group| records.is_removed(group.replica));
+        let destroyed = removed.map(|group| async move {
+            if let Err(error) = self.destroy_if_removed(group).await {
                 tracing::warn!(range = %group.range, %error, "removed replica is still here");
+            }
+        });
+        futures_util::stream::iter(destroyed)
+            .buffer_unordered(DESTROYED_AT_ONCE)
+            .collect::<()>()
+            .await;
+    }
+
+    /// Looks for removed replicas of this node whenever range 0 changes; apart from the rounds,
+    /// since destroying waits for the disk.
+    pub(super) async fn look_after_removed(self: Arc<Self>, stop: Stop) {
+        let mut changes = self.map.watch();
+        while !stop.is_wanted() {
+            let woken = holdfast_runtime::timeout(LOOK_FOR_REMOVED, changes.changed());
+            if stop.or(woken).await.is_none() {
+                return;
+            }
+            let records = self.records.load_full();
+            if stop.or(self.destroy_removed(&records)).await.is_none() {
+                return;
             }
         }
     }

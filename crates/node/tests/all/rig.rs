@@ -241,6 +241,7 @@ impl Side {
             description,
             reactors: Reactors::current(1),
             pool: Pool::inline(),
+            identity_pool: Pool::inline(),
         };
         let transport = Transport::new(options(), deps);
         let heard = Arc::new(Heard::default());
