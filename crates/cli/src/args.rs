@@ -34,8 +34,9 @@ pub struct Cli {
     pub output: Output,
     /// Give up after this long, up to 60s [default: 5s; `lock` and `elect` wait for ever, `cluster
     /// wait` a minute].
-    #[arg(long = "timeout", global = true, env = "HOLDFAST_TIMEOUT", value_parser = duration)]
-    pub limit: Option<Duration>,
+    #[arg(long = "timeout", value_name = "LIMIT", global = true, env = "HOLDFAST_TIMEOUT")]
+    #[arg(value_parser = duration)]
+    pub patience: Option<Duration>,
     /// The first endpoint answers itself; nothing is routed to another node.
     #[arg(long, global = true)]
     pub direct: bool,
@@ -47,7 +48,7 @@ pub struct Cli {
 impl Cli {
     /// How long one call may take.
     pub fn timeout(&self) -> Duration {
-        self.limit.unwrap_or(REQUEST_DEADLINE_DEFAULT)
+        self.patience.unwrap_or(REQUEST_DEADLINE_DEFAULT)
     }
 }
 
@@ -468,6 +469,25 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_names_an_argument_like_a_global_one() {
+        // clap takes two arguments of one id for the same, and finds out when it reads them.
+        fn check(command: &clap::Command, global: &[&clap::Id]) {
+            for sub in command.get_subcommands() {
+                for argument in sub.get_arguments() {
+                    let name = format!("{} {}", sub.get_name(), argument.get_id());
+                    assert!(!global.contains(&argument.get_id()), "{name}");
+                }
+                check(sub, global);
+            }
+        }
+        let command = Cli::command();
+        let global = command.get_arguments().filter(|argument| argument.is_global_set());
+        let global: Vec<&clap::Id> = global.map(clap::Arg::get_id).collect();
+        assert!(!global.is_empty());
+        check(&command, &global);
     }
 
     #[test]

@@ -163,7 +163,7 @@ async fn status(cli: &Cli) -> Result<Exit> {
 }
 
 async fn wait(cli: &Cli) -> Result<Exit> {
-    let limit = cli.limit.unwrap_or(WAIT_LIMIT);
+    let limit = cli.patience.unwrap_or(WAIT_LIMIT);
     let end = Instant::now() + limit;
     loop {
         let health = admin::health(&cli.endpoints, Duration::from_secs(2)).await;

@@ -98,10 +98,10 @@ async fn with_client(cli: &Cli, client: &Client) -> Result<Exit> {
         }
         Command::Dump { prefix, format } => transfer::dump(client, prefix, *format).await,
         Command::Lock { name, ttl, command } => {
-            lock::run(client, name, *ttl, cli.limit, command).await
+            lock::run(client, name, *ttl, cli.patience, command).await
         }
         Command::Elect { name, value, ttl } => {
-            lock::elect(client, name, value, *ttl, cli.limit).await
+            lock::elect(client, name, value, *ttl, cli.patience).await
         }
         _ => data::run(cli, client).await,
     }

@@ -28,6 +28,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// How long the first attempt may take where another may follow; doubles with each time-out.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for a read that any replica answers by itself: no round is waited for.
+const PATIENCE_NEAREST: Duration = Duration::from_millis(250);
 /// Added to an attempt's time per MiB sent.
 const PATIENCE_PER_MIB: Duration = Duration::from_millis(500);
 /// Bound on attempts whatever the deadline; a minute of shortest pauses stays below it.
@@ -334,7 +336,11 @@ impl<'a> Attempts<'a> {
             return left;
         }
         let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-        let doubled = PATIENCE * 2u32.saturating_pow(self.timeouts.min(8));
+        let first = match self.plan.prefer {
+            Prefer::Leader => PATIENCE,
+            Prefer::Nearest => PATIENCE_NEAREST,
+        };
+        let doubled = first * 2u32.saturating_pow(self.timeouts.min(8));
         left.min(doubled.saturating_add(PATIENCE_PER_MIB.saturating_mul(mib)))
     }
 
@@ -486,5 +492,46 @@ pub(crate) fn as_unknown(error: &Error) -> Error {
     match error {
         Error::Unknown(_) => error.clone(),
         other => Error::Unknown(format!("after an attempt without an answer: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempts(prefer: Prefer, kind: Kind) -> Attempts<'static> {
+        let limit = Limit::after(Duration::from_secs(60));
+        Attempts::new(Plan { target: Target::Anyone, prefer, kind, limit, waits: false })
+    }
+
+    #[test]
+    fn an_attempt_that_may_be_repeated_is_cut_short_and_the_next_one_less() {
+        let mut read = attempts(Prefer::Leader, Kind::Read);
+        assert_eq!(read.patience(0), PATIENCE);
+        read.timeouts = 2;
+        assert_eq!(read.patience(0), PATIENCE * 4);
+        assert_eq!(attempts(Prefer::Nearest, Kind::Read).patience(0), PATIENCE_NEAREST);
+        let large = attempts(Prefer::Leader, Kind::Recognised).patience(10 << 20);
+        assert_eq!(large, PATIENCE + 10 * PATIENCE_PER_MIB);
+    }
+
+    #[test]
+    fn an_attempt_that_must_not_be_repeated_gets_all_the_time() {
+        let once = attempts(Prefer::Leader, Kind::Once).patience(0);
+        assert!(once > Duration::from_secs(50), "{once:?}");
+    }
+
+    #[test]
+    fn a_refusal_never_undoes_an_attempt_that_may_have_happened() {
+        let mut write = attempts(Prefer::Leader, Kind::Recognised);
+        assert!(matches!(write.unknown(Error::Unavailable("x".into())), Next::Again(_)));
+        let Next::End(ended) = write.refused(Error::DiskFull("x".into()), false) else {
+            panic!("a refusal ends the call")
+        };
+        assert!(ended.error.is_unknown());
+        let Next::End(ended) = write.refused(Error::NotANumber("x".into()), true) else {
+            panic!("an outcome ends the call")
+        };
+        assert_eq!(ended.error, Error::NotANumber("x".into()));
     }
 }

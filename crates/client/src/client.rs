@@ -321,7 +321,10 @@ impl Inner {
         let opened = session.opened.get_or_try_init(|| self.open(keyspace, &session, limit)).await;
         match opened {
             Ok(_) => Ok(session),
-            Err(Error::Unknown(last)) => Err(Error::Deadline { deadline: limit.total, last }),
+            Err(Error::Unknown(last)) => {
+                let last = format!("opening a session: {last}");
+                Err(Error::Deadline { deadline: limit.total, last })
+            }
             Err(error) => Err(error),
         }
     }
