@@ -10,7 +10,8 @@ use holdfast_model::{RangeId, Revision, position};
 use holdfast_runtime::sleep;
 use holdfast_wire::v1::{self, ErrorCode};
 
-use crate::call::{Ended, Kind, Limit, Plan, Prefer, Target, as_unknown};
+use crate::attempts::as_unknown;
+use crate::call::{Ended, Kind, Limit, Plan, Prefer, Target};
 use crate::client::{Client, check_deadline};
 use crate::error::{Error, error_of_info};
 use crate::map::Missing;

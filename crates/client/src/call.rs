@@ -1,39 +1,20 @@
 //! One call: attempts until an answer, a refusal or the deadline.
-//!
-//! What may be tried again is decided here and nowhere else:
-//! * a read, always;
-//! * a mutation whose attempt was provably not proposed, always;
-//! * a mutation whose attempt may have been proposed, only if the range recognises it (session,
-//!   lock owner), and then under the same name;
-//! * anything else ends as unknown. A later refusal does not make an earlier attempt undone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{NodeId, RangeId};
+use holdfast_model::RangeId;
 use holdfast_runtime::{Deadline, sleep};
-use holdfast_wire::v1::{self, ErrorCode, ErrorInfo};
+use holdfast_wire::v1;
 use prost::Message;
 
+use crate::attempts::{ATTEMPTS_MAX, Attempts, Next, PAUSE_MAX, PAUSE_MIN};
 use crate::client::Inner;
-use crate::error::{Error, error_of_info, error_of_status};
+use crate::error::Error;
 use crate::map::{Missing, Range};
 use crate::method::Method;
 use crate::transport::{Connection, Failure};
 use crate::types::FollowerChoice;
-
-/// First pause between attempts; doubles up to [`PAUSE_MAX`], with jitter.
-const PAUSE_MIN: Duration = Duration::from_millis(4);
-/// Longest pause between attempts.
-const PAUSE_MAX: Duration = Duration::from_millis(200);
-/// How long the first attempt may take where another may follow; doubles with each time-out.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The same for a read that any replica answers by itself: no round is waited for.
-const PATIENCE_NEAREST: Duration = Duration::from_millis(250);
-/// Added to an attempt's time per MiB sent.
-const PATIENCE_PER_MIB: Duration = Duration::from_millis(500);
-/// Bound on attempts whatever the deadline; a minute of shortest pauses stays below it.
-const ATTEMPTS_MAX: u32 = 1_000;
 
 /// Whom a call is for.
 #[derive(Clone, Copy, Debug)]
@@ -155,23 +136,6 @@ headerless!(
     AlterKeyspaceResponse,
     DropKeyspaceResponse
 );
-
-/// What to do after a failed attempt.
-enum Next {
-    Again(Duration),
-    End(Ended),
-}
-
-/// The state of one call over its attempts.
-struct Attempts<'a> {
-    plan: Plan<'a>,
-    count: u32,
-    timeouts: u32,
-    hinted: bool,
-    /// An attempt may have been executed.
-    is_unknown: bool,
-    last: Option<Error>,
-}
 
 impl Inner {
     /// Makes the call `plan` describes.
@@ -320,218 +284,5 @@ impl Inner {
         }
         let part = u32::try_from(self.doors.entropy.u64() % 1_000).unwrap_or(0);
         pause / 2 + (pause / 2) * part / 1_000
-    }
-}
-
-impl<'a> Attempts<'a> {
-    fn new(plan: Plan<'a>) -> Self {
-        Self { plan, count: 0, timeouts: 0, hinted: false, is_unknown: false, last: None }
-    }
-
-    /// How long the next attempt may take.
-    fn patience(&self, bytes: usize) -> Duration {
-        let left = self.plan.limit.deadline.remaining();
-        // An attempt that must not be followed by another gets all the time there is.
-        if self.plan.kind == Kind::Once || self.plan.waits {
-            return left;
-        }
-        let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-        let first = match self.plan.prefer {
-            Prefer::Leader => PATIENCE,
-            Prefer::Nearest => PATIENCE_NEAREST,
-        };
-        let doubled = first * 2u32.saturating_pow(self.timeouts.min(8));
-        left.min(doubled.saturating_add(PATIENCE_PER_MIB.saturating_mul(mib)))
-    }
-
-    fn judge(&mut self, failure: &Failure, range: Option<&Range>, asked: &Connection) -> Next {
-        self.count += 1;
-        match failure {
-            Failure::NotSent(why) => self.retry(Error::Unavailable(why.clone()), Duration::ZERO),
-            Failure::Broken(why) => self.unknown(Error::Unavailable(why.clone())),
-            Failure::TimedOut => {
-                self.timeouts += 1;
-                let why = format!("{}: no answer in time", asked.address());
-                self.unknown(Error::Unavailable(why))
-            }
-            Failure::Status(status) => match holdfast_wire::error_info(status) {
-                Some(info) => self.judge_info(&info, range, asked),
-                // Not one of our servers' own errors: a proxy, or a task that died.
-                None => match error_of_status(status) {
-                    error @ Error::Unavailable(_) => self.unknown(error),
-                    Error::Overloaded { .. } | Error::Internal(_) => {
-                        self.unknown(error_of_status(status))
-                    }
-                    error => self.refused(error, false),
-                },
-            },
-        }
-    }
-
-    fn judge_info(&mut self, info: &ErrorInfo, range: Option<&Range>, asked: &Connection) -> Next {
-        let error = error_of_info(info);
-        if info.outcome_unknown || error.is_unknown() {
-            return self.unknown(error);
-        }
-        let advice = Duration::from_millis(info.retry_after_ms);
-        match info.code() {
-            ErrorCode::NotLeader => {
-                let Some(range) = range else { return self.retry(error, advice) };
-                let before = range.leader().map(|peer| peer.node);
-                range.hint(info.leader_node_id);
-                let news = info.leader_node_id != 0 && before != Some(NodeId(info.leader_node_id));
-                if news && !self.hinted {
-                    // Someone knows better: ask there at once. Once, or two nodes that take
-                    // each other for the leader would be asked in circles.
-                    self.hinted = true;
-                    self.last = Some(error);
-                    return Next::Again(Duration::ZERO);
-                }
-                self.retry(error, advice)
-            }
-            ErrorCode::NotReady => {
-                asked.suspect();
-                self.retry(error, advice)
-            }
-            ErrorCode::NotHere | ErrorCode::NoQuorum => {
-                // Another replica may know a leader. Other ranges of the node are not to suffer.
-                range.into_iter().for_each(|range| range.hint(0));
-                self.retry(error, advice)
-            }
-            ErrorCode::Overloaded
-            | ErrorCode::TooStale
-            | ErrorCode::Behind
-            | ErrorCode::Deadline => self.retry(error, advice),
-            ErrorCode::SessionExpired => self.expired(error),
-            // Answers that the state machine gives, session or not: they speak for the operation.
-            ErrorCode::NotANumber
-            | ErrorCode::LeaseNotFound
-            | ErrorCode::LockNotHeld
-            | ErrorCode::AlreadyExists => self.refused(error, true),
-            _ => self.refused(error, false),
-        }
-    }
-
-    /// This attempt was not executed and may be made again.
-    fn retry(&mut self, error: Error, advice: Duration) -> Next {
-        self.last = Some(error);
-        let doubled = PAUSE_MIN * 2u32.saturating_pow(self.count.saturating_sub(1).min(8));
-        Next::Again(doubled.min(PAUSE_MAX).max(advice))
-    }
-
-    /// This attempt may have been executed.
-    fn unknown(&mut self, error: Error) -> Next {
-        match self.plan.kind {
-            Kind::Read => self.retry(error, Duration::ZERO),
-            Kind::Recognised => {
-                self.is_unknown = true;
-                self.retry(error, Duration::ZERO)
-            }
-            Kind::Once => Next::End(as_unknown(&error).into()),
-        }
-    }
-
-    /// This attempt was refused for good; `by_outcome`: the range says so about the operation.
-    fn refused(&mut self, error: Error, by_outcome: bool) -> Next {
-        let is_undone = by_outcome || !self.is_unknown;
-        Next::End(if is_undone { error } else { as_unknown(&error) }.into())
-    }
-
-    fn expired(&mut self, error: Error) -> Next {
-        let error = if self.is_unknown { as_unknown(&error) } else { error };
-        Next::End(Ended { error, session_expired: true })
-    }
-
-    fn end_of_time(self) -> Error {
-        let deadline = self.plan.limit.total;
-        match self.last {
-            Some(error) if self.is_unknown => as_unknown(&error),
-            Some(error @ (Error::TooStale { .. } | Error::Overloaded { .. })) => error,
-            Some(error) => Error::Deadline { deadline, last: error.to_string() },
-            None => Error::Deadline { deadline, last: "nothing was sent".to_owned() },
-        }
-    }
-
-    /// The asked node alone decides; what it says is the end.
-    fn end_direct(&self, failure: &Failure) -> Error {
-        let unknown_unless_read = |error: Error| match self.plan.kind {
-            Kind::Read => error,
-            Kind::Recognised | Kind::Once => as_unknown(&error),
-        };
-        let deadline = self.plan.limit.total;
-        match failure {
-            Failure::NotSent(why) => Error::Unavailable(why.clone()),
-            Failure::Broken(why) => unknown_unless_read(Error::Unavailable(why.clone())),
-            Failure::TimedOut => {
-                let last = "no answer in time".to_owned();
-                unknown_unless_read(Error::Deadline { deadline, last })
-            }
-            Failure::Status(status) => match holdfast_wire::error_info(status) {
-                Some(info) => error_of_info(&info),
-                None => match error_of_status(status) {
-                    error @ (Error::Unavailable(_) | Error::Internal(_)) => {
-                        unknown_unless_read(error)
-                    }
-                    error => error,
-                },
-            },
-        }
-    }
-
-    fn wants_newer_map(&self, failure: &Failure) -> bool {
-        let Failure::Status(status) = failure else {
-            // The node may be gone for good; look when it has failed for a while.
-            return self.count.is_multiple_of(8);
-        };
-        let code = holdfast_wire::error_info(status).map(|info| info.code());
-        code == Some(ErrorCode::NotHere) || self.count.is_multiple_of(8)
-    }
-}
-
-pub(crate) fn as_unknown(error: &Error) -> Error {
-    match error {
-        Error::Unknown(_) => error.clone(),
-        other => Error::Unknown(format!("after an attempt without an answer: {other}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attempts(prefer: Prefer, kind: Kind) -> Attempts<'static> {
-        let limit = Limit::after(Duration::from_secs(60));
-        Attempts::new(Plan { target: Target::Anyone, prefer, kind, limit, waits: false })
-    }
-
-    #[test]
-    fn an_attempt_that_may_be_repeated_is_cut_short_and_the_next_one_less() {
-        let mut read = attempts(Prefer::Leader, Kind::Read);
-        assert_eq!(read.patience(0), PATIENCE);
-        read.timeouts = 2;
-        assert_eq!(read.patience(0), PATIENCE * 4);
-        assert_eq!(attempts(Prefer::Nearest, Kind::Read).patience(0), PATIENCE_NEAREST);
-        let large = attempts(Prefer::Leader, Kind::Recognised).patience(10 << 20);
-        assert_eq!(large, PATIENCE + 10 * PATIENCE_PER_MIB);
-    }
-
-    #[test]
-    fn an_attempt_that_must_not_be_repeated_gets_all_the_time() {
-        let once = attempts(Prefer::Leader, Kind::Once).patience(0);
-        assert!(once > Duration::from_secs(50), "{once:?}");
-    }
-
-    #[test]
-    fn a_refusal_never_undoes_an_attempt_that_may_have_happened() {
-        let mut write = attempts(Prefer::Leader, Kind::Recognised);
-        assert!(matches!(write.unknown(Error::Unavailable("x".into())), Next::Again(_)));
-        let Next::End(ended) = write.refused(Error::DiskFull("x".into()), false) else {
-            panic!("a refusal ends the call")
-        };
-        assert!(ended.error.is_unknown());
-        let Next::End(ended) = write.refused(Error::NotANumber("x".into()), true) else {
-            panic!("an outcome ends the call")
-        };
-        assert_eq!(ended.error, Error::NotANumber("x".into()));
     }
 }

@@ -21,6 +21,7 @@
 //! * No lock is held over an await; the hot path takes one, for the numbering of mutations.
 //! Source: `api.md` (sessions, errors), `consensus.md` (outcomes).
 
+mod attempts;
 mod batch;
 mod call;
 mod client;
