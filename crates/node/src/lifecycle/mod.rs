@@ -484,10 +484,10 @@ impl Node {
         let broken = |e: ApiError| StartError::System(e.to_string());
         let places = Arc::new(Semaphore::new(self.config.listen.connections_max));
         for reactor in 0..self.reactors.len() {
-            let routes = services::routes(&self.gateway).map_err(broken)?;
+            let port = services::port(&self.gateway).map_err(broken)?;
             let listener = Box::new(SharedListener(listener.clone()));
             let stop = self.clients.stop_wish();
-            let served = serve_clients(routes, listener, places.clone(), stop);
+            let served = serve_clients(port, listener, places.clone(), stop);
             self.clients.spawn_on(self.reactors.handle(reactor), served);
         }
         Ok(())
@@ -503,7 +503,7 @@ impl Node {
 }
 
 async fn serve_clients(
-    routes: tonic::service::Routes,
+    port: services::Port,
     listener: Box<SharedListener>,
     places: Arc<Semaphore>,
     stop: Stop,
@@ -514,8 +514,7 @@ async fn serve_clients(
         .initial_connection_window_size(2 * CLIENT_WINDOW_BYTES)
         .max_concurrent_streams(CLIENT_STREAMS_MAX)
         .http2_keepalive_interval(Some(CLIENT_KEEP_ALIVE))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(accept::counted(listener, places), async move {
+        .serve_with_incoming_shutdown(port, accept::counted(listener, places), async move {
             wanted.wanted().await;
         });
     if let Err(error) = served.await {

@@ -90,7 +90,7 @@ impl Gateway {
             }
             let mut place = QueuePlace::new(replica, acquire);
             let ended = place.wait(self, grant, until).await;
-            // Whatever comes now, the place is dealt with: taken, left, lost or asked for elsewhere.
+            // Whatever comes now, the place is dealt with: taken, left, lost, asked for elsewhere.
             place.kept = true;
             match ended? {
                 Ended::Granted(grant) => return Ok(granted(proposed, acquire, &grant)),

@@ -14,6 +14,7 @@ mod kv;
 mod lease;
 mod lock;
 mod messages;
+mod port;
 mod session;
 mod watch;
 
@@ -24,6 +25,8 @@ use crate::api::ApiError;
 use crate::router::Gateway;
 use guard::Guard;
 
+pub use port::Port;
+
 /// The services of the client port: `holdfast.v1`, reflection and health.
 ///
 /// Health answers SERVING for the process; whether the node is ready is `Cluster.Status`, so that
@@ -31,7 +34,7 @@ use guard::Guard;
 ///
 /// # Errors
 /// The descriptors compiled into the binary cannot be read: a defect of the build.
-pub fn routes(gateway: &Gateway) -> Result<Routes, ApiError> {
+pub fn port(gateway: &Gateway) -> Result<Port, ApiError> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .build_v1()
@@ -41,11 +44,8 @@ pub fn routes(gateway: &Gateway) -> Result<Routes, ApiError> {
     let service = || Service { gateway: gateway.clone() };
     // The guard refuses over-long messages first, with a better error; tonic's own limit stands
     // behind it.
+    let kv = v1::kv_server::KvServer::new(service()).max_decoding_message_size(limit);
     let routes = Routes::default()
-        .add_service(Guard::new(
-            v1::kv_server::KvServer::new(service()).max_decoding_message_size(limit),
-            limit,
-        ))
         .add_service(Guard::new(
             v1::session_server::SessionServer::new(service()).max_decoding_message_size(limit),
             limit,
@@ -62,7 +62,8 @@ pub fn routes(gateway: &Gateway) -> Result<Routes, ApiError> {
             v1::cluster_server::ClusterServer::new(service()).max_decoding_message_size(limit),
             limit,
         ));
-    Ok(routes.add_service(reflection).add_service(health))
+    let others = routes.add_service(reflection).add_service(health);
+    Ok(Port::new(Guard::new(kv, limit), others))
 }
 
 /// Every service of the API, on one gateway.
