@@ -22,6 +22,8 @@ use crate::identity::Introduction;
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// Wait before the second attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Nodes that start or are founded together miss each other a few times.
+const ATTEMPTS_BEFORE_WARNING: u32 = 4;
 /// How often wall clocks are compared on a connection that lasts.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// Silences of [`super::TransportOptions::silent_after`] after which a stream is given up.
@@ -69,14 +71,14 @@ pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usi
     let stop = node.tasks.stop_wish();
     let is_lead = reactor == 0 && class == Class::Control;
     let mut wait = RECONNECT_MIN;
-    let mut last_problem = String::new();
+    let mut trouble = Trouble::default();
     while !stop.is_wanted() {
         let attempt = stop.or(connect(&inner, &node, reactor, class)).await;
         match attempt {
             None => break,
             Some(Ok((conn, frames, client))) => {
                 wait = RECONNECT_MIN;
-                last_problem.clear();
+                trouble = Trouble::default();
                 let link = node.link(reactor, class);
                 link.conn.store(Some(conn.clone()));
                 if is_lead {
@@ -97,16 +99,30 @@ pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usi
                     inner.set_present(&node, false);
                 }
             }
-            Some(Err(problem)) => {
-                // One line per kind of trouble, not one per attempt.
-                if is_lead && problem != last_problem {
-                    tracing::warn!(node = %node.id, problem, "cannot connect");
-                    last_problem = problem;
-                }
-            }
+            Some(Err(problem)) if is_lead => trouble.note(node.id, problem),
+            Some(Err(_)) => {}
         }
         stop.or(holdfast_runtime::sleep(jittered(&inner, wait))).await;
         wait = (wait * 2).min(inner.options.reconnect_max);
+    }
+}
+
+/// One line per kind of trouble that lasts, not one per attempt.
+#[derive(Debug, Default)]
+struct Trouble {
+    problem: String,
+    attempts: u32,
+}
+
+impl Trouble {
+    fn note(&mut self, node: NodeId, problem: String) {
+        if problem != self.problem {
+            *self = Self { problem, attempts: 0 };
+        }
+        self.attempts += 1;
+        if self.attempts == ATTEMPTS_BEFORE_WARNING {
+            tracing::warn!(%node, problem = self.problem, "cannot connect");
+        }
     }
 }
 

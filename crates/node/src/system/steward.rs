@@ -1,10 +1,10 @@
 //! The node's part in keeping ranges as range 0 wants them.
 //!
 //! Every node looks after the ranges it leads: gives a new one its span, follows changed settings,
-//! publishes the copy for the map, hands leadership to the node that should have it. It destroys
-//! its replicas that were removed. The node that leads range 0 also takes up keyspaces whose
-//! creation or removal is not finished, in a task of its own. Each round does what is found to be missing, so it does
-//! not matter who did the round before.
+//! publishes the copy for the map, hands leadership to the node that should have it. Beside these
+//! rounds it destroys its replicas that were removed, and the node that leads range 0 takes up
+//! keyspaces whose creation or removal is not finished. Each round does what is found to be
+//! missing, so it does not matter who did the round before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
