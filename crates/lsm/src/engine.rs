@@ -14,7 +14,7 @@ use crate::jobs::{Job, next_job};
 use crate::open::open_tree;
 use crate::options::EngineOptions;
 use crate::read::{Direction, KeyRange, Scan, collect_changes};
-use crate::replace;
+use crate::replace::{self, Verified};
 use crate::shared::Shared;
 use crate::snapshot::{self, Snapshot};
 use crate::stats::{Pressure, Stats};
@@ -220,6 +220,14 @@ impl Engine {
     /// `gate`. [`Error::Corrupt`]: the staged files are damaged, the engine is as before.
     pub fn replace_from(&self, staged: &Path, gate: u64) -> Result<ReadPoint> {
         replace::replace_from(&self.tree, staged, gate)
+    }
+
+    /// [`Engine::replace_from`] of files that were checked before: only opens and switches.
+    ///
+    /// # Errors
+    /// As [`Engine::replace_from`].
+    pub fn switch_to(&self, staged: &Verified, gate: u64) -> Result<ReadPoint> {
+        replace::switch_to(&self.tree, staged, gate)
     }
 
     /// Deletes everything, atomically: after a crash the engine is whole or gone.

@@ -40,7 +40,7 @@ pub use error::{Error, Result};
 pub use jobs::{Job, JobKind};
 pub use options::{Compression, EngineOptions};
 pub use read::Scan;
-pub use replace::Staging;
+pub use replace::{Staging, Verified};
 pub use shared::{Shared, SharedOptions, SharedStats};
 pub use snapshot::{Snapshot, SnapshotFile};
 pub use stats::{Pressure, Stats};

@@ -113,6 +113,33 @@ impl Staging {
     }
 }
 
+impl Staging {
+    /// [`Staging::finish`], and then reads everything again and checks it, so that
+    /// [`Engine::switch_to`](crate::Engine::switch_to) is quick.
+    ///
+    /// # Errors
+    /// As [`Staging::finish`]; [`Error::Corrupt`]: the files are not what the manifest says.
+    pub fn finish_verified(self) -> Result<Verified> {
+        let disk = self.disk.clone();
+        let dir = self.finish()?;
+        verify_staged(disk.as_ref(), &dir)?;
+        Ok(Verified { dir })
+    }
+}
+
+/// A directory of staged files that are durable and checked.
+#[derive(Debug)]
+pub struct Verified {
+    dir: PathBuf,
+}
+
+impl Verified {
+    /// Where they lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
 impl fmt::Debug for Staging {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Staging").field("dir", &self.dir).finish_non_exhaustive()
@@ -121,12 +148,24 @@ impl fmt::Debug for Staging {
 
 /// See [`Engine::replace_from`](crate::Engine::replace_from).
 pub(crate) fn replace_from(tree: &Tree, staged: &Path, gate: u64) -> Result<ReadPoint> {
+    check_gate(tree, gate)?;
+    verify_staged(tree.home.disk.as_ref(), staged)?;
+    switch(tree, staged, gate)
+}
+
+/// See [`Engine::switch_to`](crate::Engine::switch_to).
+pub(crate) fn switch_to(tree: &Tree, staged: &Verified, gate: u64) -> Result<ReadPoint> {
+    check_gate(tree, gate)?;
+    switch(tree, &staged.dir, gate)
+}
+
+fn check_gate(tree: &Tree, gate: u64) -> Result<()> {
     let durable = (tree.durable)();
-    if durable < gate {
-        return Err(Error::NotDurable { gate, durable });
-    }
+    if durable < gate { Err(Error::NotDurable { gate, durable }) } else { Ok(()) }
+}
+
+fn switch(tree: &Tree, staged: &Path, gate: u64) -> Result<ReadPoint> {
     let disk = tree.home.disk.as_ref();
-    verify_staged(disk, staged)?;
     let _writer = tree.writer.lock();
     if tree.is_destroyed.load(Ordering::Relaxed) {
         return Err(Error::Void);
