@@ -113,7 +113,8 @@ impl Replica {
     }
 
     /// Founds the group: its first members are `voters`. For one of them only; nothing happens
-    /// where the group has members already.
+    /// where the group has members already. It is not durable when it returns: call it again
+    /// after every start until the group has a leader.
     ///
     /// # Errors
     /// [`Error::Membership`] if this replica is not among the voters, [`Error::Stopped`].
@@ -299,6 +300,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         reader: reader.clone(),
         engine: deps.engine.clone(),
         journal: deps.journal.clone(),
+        pool: deps.pool.clone(),
         progress: progress.clone(),
         engine_work: deps.engine_work.clone(),
         fatal,
@@ -388,6 +390,7 @@ fn new_network(options: &ReplicaOptions, deps: &Deps) -> Arc<NetworkShared> {
         range: options.range,
         node: options.node,
         replica: options.replica,
+        journal: deps.journal.clone(),
         session_idle_max: options.timings.session_idle_max,
         rounds: Default::default(),
         holds: Holds::default(),

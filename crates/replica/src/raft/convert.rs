@@ -55,14 +55,13 @@ pub(crate) fn append_to_wire(request: &AppendEntries) -> peer::AppendRequest {
 pub(crate) fn append_from_wire(request: peer::AppendRequest) -> Result<AppendEntries> {
     let vote = vote_from_wire(request.vote.as_ref())?;
     let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
-    let mut next = prev_log_id.map_or(0, |id| id.index + 1);
+    let first = prev_log_id.map_or(0, |id| id.index + 1);
     let mut entries = Vec::with_capacity(request.entries.len());
-    for entry in request.entries {
+    for (next, entry) in (first..).zip(request.entries) {
         let log_id = entry.log_id.as_ref().ok_or(Error::Malformed("entry without a log id"))?;
         if log_id.index != next {
             return Err(Error::Malformed("entries with a gap"));
         }
-        next += 1;
         let payload = codec::decode_payload(entry.payload)
             .map_err(|_| Error::Malformed("entry with a malformed membership"))?;
         entries.push(Entry { log_id: log_id_from_wire(log_id), payload });

@@ -48,13 +48,13 @@ impl LogStore {
     /// The entries of `[start, end)` that are held, from the first one held on, as many as fit
     /// into `bytes_max`, at least one.
     fn read(&self, start: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
-        let state = self.journal.log_state(self.group);
-        let first = state.purged.map_or(start, |purged| start.max(purged.index + 1));
-        let end = end.min(state.last.map_or(0, |last| last.index + 1));
-        if first >= end {
-            return Ok(Vec::new());
-        }
-        let read = self.journal.read(self.group, first..end, bytes_max);
+        let read = match self.journal.read(self.group, start..end, bytes_max) {
+            Err(holdfast_journal::Error::Purged { first, .. }) if first < end => {
+                self.journal.read(self.group, first..end, bytes_max)
+            }
+            Err(holdfast_journal::Error::Purged { .. }) => Ok(Vec::new()),
+            read => read,
+        };
         let entries = read.map_err(|e| self.failed(e))?;
         let decode = |entry: holdfast_journal::Entry| {
             let payload = codec::decode_payload(entry.payload).map_err(io::Error::other)?;

@@ -6,11 +6,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use holdfast_journal::Journal;
 use holdfast_kv::{ApplyResult, LogEntry, ReadPoint, Reader, StateMachine};
 use holdfast_lsm::Engine;
+use holdfast_runtime::Pool;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{Notify, watch};
@@ -28,6 +30,9 @@ use crate::watch::Hub;
 const BATCH_ENTRIES_MAX: usize = 64;
 /// Payload applied as one engine batch, bytes.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// How often a flush looks whether the journal lets it go on.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// What the rest of the replica learns from apply.
 pub(crate) struct Progress {
@@ -86,6 +91,7 @@ pub(crate) struct Machine {
     pub(crate) reader: Reader,
     pub(crate) engine: Arc<Engine>,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) pool: Pool,
     pub(crate) progress: Arc<Progress>,
     pub(crate) engine_work: Arc<dyn Fn() + Send + Sync>,
     pub(crate) fatal: FatalHook,
@@ -197,6 +203,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.apply_batch(&mut batch)
     }
 
+    /// Without `force` what is durable now makes the snapshot. With it, what is applied now: the
+    /// engine is flushed first.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if force && let Err(error) = self.flush().await {
+            return Some(Builder(Err(error)));
+        }
+        Some(Builder(self.durable_snapshot()))
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder(self.durable_snapshot())
     }
@@ -212,9 +227,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.state.withdraw();
         // Taken after openraft has truncated the log: the engine never gets ahead of it.
         let gate = self.journal.logical_end();
-        staged.install(&self.engine, &self.journal, gate).await.inspect_err(|error| {
-            self.fatal.call(&format!("snapshot install: {error}"));
-        })?;
+        let installed = staged.install(&self.engine, &self.journal, gate).await?;
+        installed.map_err(|error| self.failed(error.into()))?;
         self.state.replaced().map_err(|e| self.failed(e))?;
         let installed = meta_of(&self.state.applied())?;
         if installed.last_log_id != meta.last_log_id {
@@ -231,13 +245,31 @@ impl RaftStateMachine<TypeConfig> for Machine {
 }
 
 impl Machine {
+    /// Makes durable what is applied.
+    async fn flush(&self) -> io::Result<()> {
+        let applied = self.state.applied().position;
+        self.engine.seal();
+        (self.engine_work)();
+        while self.state.durable_applied().position < applied {
+            // The node's own workers may have taken the flush; then there is nothing to do here.
+            let Some(job) = self.engine.next_job() else {
+                holdfast_runtime::sleep(FLUSH_POLL).await;
+                continue;
+            };
+            let run = self.pool.run(move || job.run()).await.map_err(io::Error::other)?;
+            run.map_err(|error| self.failed(error.into()))?;
+        }
+        Ok(())
+    }
+
     /// The on-disk version with its own applied position; pins its files while it is held.
     fn durable_snapshot(&self) -> io::Result<Snapshot> {
         loop {
+            let durable = self.engine.durable_point();
             let meta = self.durable_meta()?;
             let pin = self.engine.pin();
-            // A flush may end in between; then both are looked at again. Flushes are rare.
-            if meta.last_log_id.map_or(0, |last| last.index) == pin.point().index.0 {
+            // A flush may end in between; then all are looked at again. Flushes are rare.
+            if pin.point() == durable && self.engine.durable_point() == durable {
                 return Ok(Snapshot { meta, snapshot: SnapshotPayload::Pinned(Box::new(pin)) });
             }
         }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use holdfast_journal::Journal;
 use holdfast_model::{ClusterId, NodeId, RangeId, ReplicaId};
+use holdfast_runtime::sleep;
 use holdfast_wire::peer::v1 as peer;
 use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{
@@ -37,6 +39,9 @@ use crate::raft::types::{
 /// Pauses after failed attempts to reach a peer; the last one repeats.
 const BACKOFF_MS: [u64; 6] = [50, 100, 200, 400, 800, 1_000];
 
+/// How often a snapshot under way asks whether the journal can still afford it.
+const AFFORD_POLL: Duration = Duration::from_secs(1);
+
 /// What all network objects of one replica share.
 pub(crate) struct NetworkShared {
     pub(crate) peers: Arc<dyn Peers>,
@@ -44,6 +49,7 @@ pub(crate) struct NetworkShared {
     pub(crate) range: RangeId,
     pub(crate) node: NodeId,
     pub(crate) replica: ReplicaId,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) session_idle_max: Duration,
     /// Read rounds under way: heartbeats go out at once while there are any. openraft does not
     /// tell a probe for a read from a periodic heartbeat.
@@ -171,25 +177,23 @@ impl NetStreamAppend<TypeConfig> for Network {
     where
         S: Stream<Item = AppendEntries> + OptionalSend + Unpin + 'static,
     {
-        if self.purpose != Purpose::Heartbeat {
-            let idle_max = self.shared.session_idle_max;
-            let address = self.address;
-            let opened = self.shared.peers.open_session(&address);
-            return Box::pin(async move {
-                let session = opened
-                    .map_err(|e| rpc_error(&address, &e, RPCTypes::AppendEntries, idle_max))?;
-                let answers: BoxStream<'s, _> =
-                    Box::pin(SessionStream::new(address, input, session, idle_max));
-                Ok(answers)
-            });
-        }
         Box::pin(async move {
             let ttl = option.hard_ttl();
             let action = RPCTypes::AppendEntries;
+            // openraft's pauses between attempts are inside its stream: who fails without having
+            // asked it for a request is called again at once.
             let Some(request) = input.next().await else {
                 let nothing: BoxStream<'s, _> = Box::pin(stream::empty());
                 return Ok(nothing);
             };
+            if self.purpose != Purpose::Heartbeat {
+                let idle_max = self.shared.session_idle_max;
+                let opened = self.shared.peers.open_session(&self.address);
+                let session = opened.map_err(|e| self.failed(&e, action, idle_max))?;
+                let session = SessionStream::new(self.address, request, input, session, idle_max);
+                let answers: BoxStream<'s, _> = Box::pin(session);
+                return Ok(answers);
+            }
             let urgent = self.shared.rounds.load(Ordering::Acquire) > 0;
             let request = convert::append_to_wire(&request);
             let answer = self.shared.peers.heartbeat(&self.address, request, urgent).await;
@@ -209,6 +213,8 @@ impl NetStreamAppend<TypeConfig> for Network {
 /// no task of its own.
 struct SessionStream<S> {
     address: PeerAddress,
+    /// Taken from the input before the session was opened.
+    first: Option<AppendEntries>,
     /// `None` once openraft has nothing more to send; the session then ends by itself.
     input: Option<S>,
     requests: PollSender<peer::AppendRequest>,
@@ -223,13 +229,15 @@ struct SessionStream<S> {
 impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
     fn new(
         address: PeerAddress,
+        first: AppendEntries,
         input: S,
         session: crate::peers::Session,
         idle_max: Duration,
     ) -> Self {
         let requests = PollSender::new(session.requests);
-        let (input, answers) = (Some(input), session.responses);
-        Self { address, input, requests, answers, in_flight: 0, idle_max, idle: None, ended: false }
+        let (first, input, answers) = (Some(first), Some(input), session.responses);
+        let (in_flight, idle, ended) = (0, None, false);
+        Self { address, first, input, requests, answers, in_flight, idle_max, idle, ended }
     }
 
     /// Sends what openraft has ready, as far as there is room.
@@ -240,7 +248,11 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
                 Poll::Ready(Err(_)) => return self.end_input(),
                 Poll::Ready(Ok(())) => {}
             }
-            match input.poll_next_unpin(context) {
+            let next = match self.first.take() {
+                Some(first) => Poll::Ready(Some(first)),
+                None => input.poll_next_unpin(context),
+            };
+            match next {
                 Poll::Pending => return,
                 Poll::Ready(None) => return self.end_input(),
                 Poll::Ready(Some(request)) => {
@@ -295,7 +307,7 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
             return false;
         }
         let idle_max = self.idle_max;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(holdfast_runtime::sleep(idle_max)));
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_max)));
         idle.as_mut().poll(context).is_ready()
     }
 }
@@ -393,6 +405,9 @@ impl NetSnapshot<TypeConfig> for Network {
         let sending = shared.peers.send_snapshot(&self.address, header, source);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
+            () = unaffordable(&shared.journal) => {
+                Err(NetworkError::from_string("the log has no room for a slow snapshot").into())
+            }
             sent = sending => {
                 drop(hold);
                 let ttl = option.hard_ttl();
@@ -402,6 +417,13 @@ impl NetSnapshot<TypeConfig> for Network {
                 Ok(SnapshotResponse::new(vote))
             }
         }
+    }
+}
+
+/// Returns once the journal is so full that no snapshot under way may hold the log back.
+async fn unaffordable(journal: &Journal) {
+    while journal.accepts_writes() {
+        sleep(AFFORD_POLL).await;
     }
 }
 

@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn tasks_inherit_the_clock_of_the_node_that_spawned_them() {
-        let clock = Arc::new(holdfast_env::sim::SimClock::new());
+        let time = holdfast_env::sim::SimTime::new();
+        let clock = Arc::new(holdfast_env::sim::SimClock::new(time));
         clock.advance(Duration::from_secs(1234));
         let entropy = Arc::new(holdfast_env::sim::SimEntropy::new(7));
         let context = Arc::new(Context { clock: clock.clone(), entropy });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_env::Disk;
 use holdfast_journal::Journal;
 use holdfast_lsm::limits::SNAPSHOT_CHUNK_BYTES_MAX;
-use holdfast_lsm::{Engine, Staging};
+use holdfast_lsm::{Engine, Staging, Verified};
 use holdfast_model::NodeId;
 use holdfast_runtime::{Pool, sleep};
 use holdfast_wire::peer::v1 as peer;
@@ -39,15 +39,22 @@ impl fmt::Debug for SnapshotPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pinned(pin) => write!(f, "Pinned({:?})", pin.point()),
-            Self::Staged(staged) => write!(f, "Staged({})", staged.dir.display()),
+            Self::Staged(staged) => write!(f, "Staged({})", staged.files.dir().display()),
         }
     }
 }
 
-/// A directory of received files. Removed when dropped without having been installed.
+/// Received files, complete, checked and synced.
 #[derive(Debug)]
 pub struct Staged {
-    dir: PathBuf,
+    files: Verified,
+    dir: StagingDir,
+}
+
+/// A directory for received files. Removed when dropped, if it is still there.
+#[derive(Debug)]
+struct StagingDir {
+    path: PathBuf,
     disk: Arc<dyn Disk>,
     pool: Pool,
 }
@@ -59,19 +66,20 @@ impl Staged {
         engine: &Arc<Engine>,
         journal: &Journal,
         gate: u64,
-    ) -> io::Result<()> {
+    ) -> io::Result<holdfast_lsm::Result<()>> {
         while journal.durable() < gate {
             sleep(GATE_POLL).await;
         }
-        let (engine, dir) = (engine.clone(), self.dir.clone());
-        let replaced = self.pool.run(move || engine.replace_from(&dir, gate)).await;
-        replaced.map_err(io::Error::other)?.map(drop).map_err(io::Error::other)
+        let Self { files, dir } = self;
+        let engine = engine.clone();
+        let switched = dir.pool.run(move || engine.switch_to(&files, gate)).await;
+        Ok(switched.map_err(io::Error::other)?.map(drop))
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagingDir {
     fn drop(&mut self) {
-        let (disk, dir) = (self.disk.clone(), self.dir.clone());
+        let (disk, dir) = (self.disk.clone(), self.path.clone());
         // After an installation there is nothing to remove; what cannot be removed now is removed
         // when the replica is opened.
         let _ = self.pool.execute(move || drop(remove_if_there(disk.as_ref(), &dir)));
@@ -189,7 +197,7 @@ impl Incoming {
 /// The receiving end of one transfer, up to the complete set of synced files.
 pub(crate) struct Receiving {
     staging: Staging,
-    staged: Staged,
+    dir: StagingDir,
     received_bytes: u64,
     total_bytes: u64,
 }
@@ -204,16 +212,16 @@ impl Receiving {
         incoming: &Incoming,
         number: u64,
     ) -> Result<Self> {
-        let dir = staging_path(engine_dir, &format!("-{number:016x}"));
-        let staged = Staged { dir: dir.clone(), disk: disk.clone(), pool: pool.clone() };
+        let path = staging_path(engine_dir, &format!("-{number:016x}"));
+        let dir = StagingDir { path: path.clone(), disk: disk.clone(), pool: pool.clone() };
         let manifest = header.manifest.clone();
-        let staging = pool.run(move || Staging::create(disk, &dir, manifest)).await;
+        let staging = pool.run(move || Staging::create(disk, &path, manifest)).await;
         let staging = staging.map_err(|e| Error::Stopped(e.to_string()))?.map_err(Error::Engine)?;
         let total_bytes = staging.files().map(|file| file.bytes).sum();
         if total_bytes != incoming.total_bytes {
             return Err(Error::Malformed("snapshot whose size is not that of its files"));
         }
-        Ok(Self { staging, staged, received_bytes: 0, total_bytes })
+        Ok(Self { staging, dir, received_bytes: 0, total_bytes })
     }
 
     /// Bytes staged so far.
@@ -231,14 +239,14 @@ impl Receiving {
         Ok(())
     }
 
-    /// Syncs what was staged; it is complete then.
+    /// Syncs what was staged and checks all of it: what is wrong is found before it matters.
     pub(crate) async fn finish(self) -> Result<Staged> {
         if self.received_bytes != self.total_bytes {
             return Err(Error::Malformed("snapshot that ended early"));
         }
-        let staging = self.staging;
-        let finished = self.staged.pool.run(move || staging.finish()).await;
-        finished.map_err(|e| Error::Stopped(e.to_string()))?.map_err(Error::Engine)?;
-        Ok(self.staged)
+        let Self { staging, dir, .. } = self;
+        let finished = dir.pool.run(move || staging.finish_verified()).await;
+        let finished = finished.map_err(|e| Error::Stopped(e.to_string()))?;
+        Ok(Staged { files: finished.map_err(Error::Engine)?, dir })
     }
 }

@@ -1,0 +1,182 @@
+//! A network of function calls: every message takes a millisecond, links can be cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use holdfast_model::{NodeId, ReplicaId};
+use holdfast_replica::{
+    Error, PeerAddress, PeerError, Peers, Replica, SESSION_REQUESTS_MAX, SESSION_RESPONSES_MAX,
+    Session, SnapshotSource,
+};
+use holdfast_runtime::{sleep, spawn};
+use holdfast_wire::peer::v1 as peer;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+const LATENCY: Duration = Duration::from_millis(1);
+
+/// The network of one test.
+#[derive(Default)]
+pub struct Net {
+    replicas: Mutex<BTreeMap<ReplicaId, Replica>>,
+    cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    pub urgent_heartbeats: AtomicUsize,
+    pub read_indexes: AtomicUsize,
+    pub snapshots: AtomicUsize,
+}
+
+impl Net {
+    pub fn attach(&self, replica: &Replica) {
+        self.replicas.lock().insert(replica.options().replica, replica.clone());
+    }
+
+    pub fn detach(&self, replica: ReplicaId) {
+        self.replicas.lock().remove(&replica);
+    }
+
+    /// Cuts or heals both directions between two nodes.
+    pub fn set_link(&self, a: NodeId, b: NodeId, up: bool) {
+        let mut cut = self.cut.lock();
+        for link in [(a, b), (b, a)] {
+            match up {
+                true => cut.remove(&link),
+                false => cut.insert(link),
+            };
+        }
+    }
+
+    fn is_up(&self, from: NodeId, to: NodeId) -> bool {
+        !self.cut.lock().contains(&(from, to))
+    }
+
+    fn reach(&self, from: NodeId, to: &PeerAddress) -> Result<Replica, PeerError> {
+        let replica = self.replicas.lock().get(&to.to).cloned();
+        let unreachable = || PeerError::Unreachable(format!("{} is not there", to.to));
+        let replica = replica.filter(|_| self.is_up(from, to.node)).ok_or_else(unreachable)?;
+        assert_eq!(replica.options().node, to.node, "a replica is asked for where it lives");
+        assert_eq!(replica.options().range, to.range);
+        Ok(replica)
+    }
+}
+
+/// One node's end of the network.
+pub struct End {
+    pub net: Arc<Net>,
+    pub node: NodeId,
+}
+
+impl End {
+    /// Calls `serve` on the replica at `to` after a latency, and answers after another.
+    fn call<T, F>(
+        &self,
+        to: &PeerAddress,
+        serve: impl FnOnce(Replica) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, PeerError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let (net, node, to) = (self.net.clone(), self.node, *to);
+        Box::pin(async move {
+            net.reach(node, &to)?;
+            sleep(LATENCY).await;
+            let replica = net.reach(node, &to)?;
+            let answer = serve(replica).await.map_err(|e| PeerError::Refused(e.to_string()))?;
+            sleep(LATENCY).await;
+            net.reach(node, &to)?;
+            Ok(answer)
+        })
+    }
+}
+
+impl Peers for End {
+    fn open_session(&self, to: &PeerAddress) -> Result<Session, PeerError> {
+        let replica = self.net.reach(self.node, to)?;
+        let (requests, mut outgoing) = mpsc::channel(SESSION_REQUESTS_MAX);
+        let (incoming, accepted) = mpsc::channel(SESSION_REQUESTS_MAX);
+        let (answers, responses) = mpsc::channel(SESSION_RESPONSES_MAX);
+        let mut served = replica.handle_session(accepted);
+        let (net, node, to) = (self.net.clone(), self.node, *to);
+        let (there, back) = (net.clone(), net);
+        spawn(async move {
+            while let Some(request) = outgoing.recv().await {
+                sleep(LATENCY).await;
+                if there.reach(node, &to).is_err() || incoming.send(request).await.is_err() {
+                    return;
+                }
+            }
+        });
+        spawn(async move {
+            while let Some(answer) = served.recv().await {
+                sleep(LATENCY).await;
+                let answer = back.reach(node, &to).map(|_| answer);
+                let broken = answer.is_err();
+                if answers.send(answer).await.is_err() || broken {
+                    return;
+                }
+            }
+        });
+        Ok(Session { requests, responses })
+    }
+
+    fn heartbeat(
+        &self,
+        to: &PeerAddress,
+        request: peer::AppendRequest,
+        urgent: bool,
+    ) -> BoxFuture<'static, Result<peer::AppendResponse, PeerError>> {
+        self.net.urgent_heartbeats.fetch_add(usize::from(urgent), Ordering::Relaxed);
+        self.call(to, move |replica| async move { replica.handle_heartbeat(request).await })
+    }
+
+    fn vote(
+        &self,
+        to: &PeerAddress,
+        request: peer::VoteRequest,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<peer::VoteResponse, PeerError>> {
+        self.call(to, move |replica| async move { replica.handle_vote(request).await })
+    }
+
+    fn transfer(
+        &self,
+        to: &PeerAddress,
+        request: peer::TransferLeader,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<peer::TransferResponse, PeerError>> {
+        self.call(to, move |replica| async move { replica.handle_transfer(request).await })
+    }
+
+    fn read_index(
+        &self,
+        to: &PeerAddress,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<peer::ReadIndexResponse, PeerError>> {
+        self.net.read_indexes.fetch_add(1, Ordering::Relaxed);
+        self.call(to, move |replica| async move { Ok(replica.handle_read_index().await) })
+    }
+
+    fn send_snapshot(
+        &self,
+        to: &PeerAddress,
+        header: peer::SnapshotHeader,
+        mut source: Box<dyn SnapshotSource>,
+    ) -> BoxFuture<'static, Result<peer::SnapshotResult, PeerError>> {
+        let net = self.net.clone();
+        self.call(to, move |replica| async move {
+            net.snapshots.fetch_add(1, Ordering::Relaxed);
+            let mut receiver = replica.begin_snapshot(&header).await?;
+            while let Some(chunk) = source.next_chunk(1 << 10).expect("the snapshot is readable") {
+                receiver.write(&chunk)?;
+            }
+            receiver.finish().await
+        })
+    }
+
+    fn wall_offset_ms(&self, node: NodeId) -> Option<i64> {
+        self.net.is_up(self.node, node).then_some(0)
+    }
+}

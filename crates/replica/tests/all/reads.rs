@@ -1,0 +1,212 @@
+//! What a read may claim at each level.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holdfast_env::Clock;
+use holdfast_replica::{ReadError, ReadLevel, ReadRequest};
+use holdfast_runtime::{Deadline, sleep, spawn};
+
+use crate::cluster::{Cluster, deadline, put, read};
+
+#[tokio::test(start_paused = true)]
+async fn a_linearizable_read_on_a_follower_sees_what_was_acknowledged_before_it() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    for i in 0..20 {
+        let value = format!("v{i}");
+        cluster.put("k", &value).await;
+        let seen = read(follower, "k", ReadLevel::Linearizable).await;
+        assert_eq!(seen, Ok(Some(value.into())));
+    }
+    assert!(cluster.net.read_indexes.load(Ordering::Relaxed) >= 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_wait_together_share_rounds() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let leader = cluster.leader().await;
+    let before = cluster.net.urgent_heartbeats.load(Ordering::Relaxed);
+    let readers: Vec<_> = (0..100)
+        .map(|_| {
+            let replica = leader.replica.clone();
+            let request = ReadRequest::new(ReadLevel::Linearizable, deadline());
+            spawn(async move { replica.read(&request).await.map(drop) })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap().unwrap();
+    }
+    let probes = cluster.net.urgent_heartbeats.load(Ordering::Relaxed) - before;
+    assert!((1..=8).contains(&probes), "100 reads took {probes} probes to two followers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn follower_reads_that_wait_together_share_a_question_to_the_leader() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    let before = cluster.net.read_indexes.load(Ordering::Relaxed);
+    let readers: Vec<_> = (0..100)
+        .map(|_| {
+            let replica = follower.replica.clone();
+            let request = ReadRequest::new(ReadLevel::Linearizable, deadline());
+            spawn(async move { replica.read(&request).await.map(drop) })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap().unwrap();
+    }
+    let asked = cluster.net.read_indexes.load(Ordering::Relaxed) - before;
+    assert!((1..=3).contains(&asked), "100 reads asked {asked} times");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_reads_need_no_round_while_the_lease_is_fresh() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let leader = cluster.leader().await;
+    let probes = || cluster.net.urgent_heartbeats.load(Ordering::Relaxed);
+    let (before, began) = (probes(), cluster.clock.monotonic());
+    for _ in 0..50 {
+        assert_eq!(read(leader, "k", ReadLevel::Lease).await, Ok(Some("v".into())));
+    }
+    assert_eq!(probes(), before);
+    assert_eq!(cluster.clock.monotonic(), began, "answered without waiting for anything");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_read_on_a_follower_is_answered_by_a_quorum_round() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    for i in 0..5 {
+        let value = format!("v{i}");
+        cluster.put("k", &value).await;
+        assert_eq!(read(follower, "k", ReadLevel::Lease).await, Ok(Some(value.into())));
+    }
+    assert!(cluster.net.read_indexes.load(Ordering::Relaxed) >= 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_leader_never_serves_what_its_successor_has_replaced() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "old").await;
+    let old = cluster.leader().await.id();
+    cluster.isolate(old, true);
+    let watcher = {
+        let replica = cluster.nodes[&old].replica.clone();
+        spawn(async move {
+            // The moments at which the cut-off leader still serves.
+            let mut served = Vec::new();
+            for _ in 0..200 {
+                let soon = Deadline::after(Duration::from_millis(5));
+                for level in [ReadLevel::Lease, ReadLevel::Linearizable] {
+                    if replica.read(&ReadRequest::new(level, soon)).await.is_ok() {
+                        served.push(tokio::time::Instant::now());
+                    }
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+            served
+        })
+    };
+    cluster.propose_without(old, &put("k", "new")).await;
+    let replaced = tokio::time::Instant::now();
+    let served = watcher.await.unwrap();
+    assert!(!served.is_empty(), "the lease lasted a while");
+    assert!(served.iter().all(|moment| *moment < replaced), "{served:?} against {replaced:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_linearizable_read_without_a_quorum_fails_within_its_deadline() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.isolate(leader.id(), true);
+    let began = cluster.clock.monotonic();
+    let request =
+        ReadRequest::new(ReadLevel::Linearizable, Deadline::after(Duration::from_secs(2)));
+    let error = leader.replica.read(&request).await.map(drop).unwrap_err();
+    assert!(matches!(error, ReadError::NoQuorum(_)), "{error}");
+    assert!(cluster.clock.monotonic() - began <= Duration::from_millis(2_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_proves_its_bound_and_refuses_what_it_cannot_prove() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    let bounded = |max: Duration| ReadRequest {
+        max_staleness: Some(max),
+        ..ReadRequest::new(ReadLevel::Follower, Deadline::after(Duration::from_millis(500)))
+    };
+    let view = follower.replica.read(&bounded(Duration::from_millis(50))).await.unwrap();
+    let bound = view.staleness.unwrap();
+    assert!(!bound.clock_based && bound.bound <= Duration::from_millis(50), "{bound:?}");
+    cluster.isolate(follower.id(), true);
+    sleep(Duration::from_secs(3)).await;
+    let error = follower.replica.read(&bounded(Duration::from_secs(1))).await;
+    match error.map(drop).unwrap_err() {
+        ReadError::TooStale { bound: Some(bound) } => assert!(bound >= Duration::from_secs(3)),
+        other => panic!("{other}"),
+    }
+    let any = ReadRequest::new(ReadLevel::Follower, deadline());
+    let view = follower.replica.read(&any).await.unwrap();
+    assert!(view.staleness.unwrap().bound >= Duration::from_secs(3));
+    assert_eq!(follower.peek("k"), Some("v".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bound_holds_what_it_says_while_writes_go_on() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("n", "0").await;
+    let follower = cluster.follower().await;
+    let mut acknowledged = vec![(cluster.clock.monotonic(), 0_u64)];
+    for i in 1..200_u64 {
+        cluster.put("n", &i.to_string()).await;
+        acknowledged.push((cluster.clock.monotonic(), i));
+        let request = ReadRequest::new(ReadLevel::Follower, deadline());
+        let view = follower.replica.read(&request).await.unwrap();
+        let seen: u64 = match follower.peek("n") {
+            Some(value) => String::from_utf8(value.to_vec()).unwrap().parse().unwrap(),
+            None => 0,
+        };
+        let bound = view.staleness.unwrap().bound;
+        let since = cluster.clock.monotonic().saturating_sub(bound);
+        let owed = acknowledged.iter().filter(|(at, _)| *at <= since).map(|(_, i)| *i).max();
+        assert!(owed.is_none_or(|owed| seen >= owed), "saw {seen}, owed {owed:?} by {bound:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_any_proof_a_bound_rests_on_clocks_and_says_so() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    let request = ReadRequest::new(ReadLevel::Follower, deadline());
+    let first = follower.replica.read(&request).await.unwrap().staleness.unwrap();
+    assert!(first.clock_based);
+    sleep(Duration::from_millis(100)).await;
+    let later = follower.replica.read(&request).await.unwrap().staleness.unwrap();
+    assert!(!later.clock_based, "reads have begun the probes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_served_only_where_its_point_is_reached() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "1").await;
+    cluster.settle().await;
+    let follower = cluster.follower().await;
+    cluster.isolate(follower.id(), true);
+    let committed = cluster.put("k", "2").await;
+    let request = ReadRequest {
+        min_point: Some((committed.point.revision, committed.point.clock_ms)),
+        ..ReadRequest::new(ReadLevel::Follower, Deadline::after(Duration::from_millis(200)))
+    };
+    let error = follower.replica.read(&request).await.map(drop).unwrap_err();
+    assert!(matches!(error, ReadError::Behind { .. }), "{error}");
+    cluster.isolate(follower.id(), false);
+    let request = ReadRequest { deadline: Deadline::after(Duration::from_secs(10)), ..request };
+    follower.replica.read(&request).await.unwrap();
+    assert_eq!(follower.peek("k"), Some("2".into()));
+}
