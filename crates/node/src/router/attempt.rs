@@ -28,9 +28,9 @@ pub(super) enum Turn {
 impl Gateway {
     /// Proposes `command` where `place` is, until it was appended or time is up.
     ///
-    /// All items must belong to the range. A command whose first item was refused because the
-    /// range does not own its key is looked up again: a range changes its span between commands,
-    /// not between the items of one.
+    /// All items should belong to the range. A command none of whose items do, since the range was
+    /// split under it, is looked up again; of one that was carried out in part, the caller has to
+    /// look at the items.
     pub(super) async fn propose(
         &self,
         call: &Call,
@@ -83,7 +83,8 @@ impl Gateway {
                 continue;
             }
             hint = self.again(call, &mut backoff, error).await?;
-            at_leader = spec.level == ReadLevel::Lease || hint.is_some();
+            // A replica that cannot confirm a read may only be cut off from the leader by itself.
+            at_leader = spec.level == ReadLevel::Lease || hint.is_some() || !at_leader;
         }
     }
 

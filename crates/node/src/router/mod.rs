@@ -158,7 +158,8 @@ impl Gateway {
         let code = error.map_or(tonic::Code::Ok, ApiError::grpc_code);
         self.parts.observer.finished(operation, level, code, elapsed);
         let slow = Duration::from_millis(self.parts.limits.slow_request_ms);
-        if !slow.is_zero() && elapsed >= slow {
+        // A lock is waited for as long as the caller likes.
+        if !slow.is_zero() && elapsed >= slow && operation != Operation::Lock {
             let (operation, ms) = (operation.name(), elapsed.as_millis());
             let outcome = error.map(ToString::to_string).unwrap_or_else(|| "ok".into());
             tracing::warn!(operation, elapsed_ms = ms, outcome, "slow request");

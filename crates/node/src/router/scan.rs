@@ -22,7 +22,8 @@ use super::serve::{Page, Query, ReadSpec, Reply, ScanQuery};
 use super::token::{Kind, Seen, Token, fingerprint};
 use super::{Gateway, Place};
 use crate::api::{
-    ApiError, Call, Header, Items, Point, ReadLevel, ReadOptions, Scan, ScanPage, Staleness,
+    ApiError, Call, Header, Items, Operation, Point, ReadLevel, ReadOptions, Scan, ScanPage,
+    Staleness,
 };
 use crate::auth::{Keys, Verb};
 use crate::limits::at_most;
@@ -42,15 +43,22 @@ impl Gateway {
             let (gateway, mut call) = (gateway.clone(), call.clone());
             async move {
                 call.deadline = Deadline::after(time);
+                let started = gateway.now();
                 let mut merge = match stage {
                     Stage::Begin(request) => match Merge::begin(&gateway, &call, *request) {
                         Ok(merge) => merge,
-                        Err(error) => return Some((Err(error), Stage::End)),
+                        Err(error) => {
+                            gateway.finished(Operation::Scan, None, Some(&error), started);
+                            return Some((Err(error), Stage::End));
+                        }
                     },
                     Stage::Going(merge) => *merge,
                     Stage::End => return None,
                 };
-                match merge.page(&gateway, &call).await {
+                let level = Some(merge.read.level);
+                let page = merge.page(&gateway, &call).await;
+                gateway.finished(Operation::Scan, level, page.as_ref().err(), started);
+                match page {
                     Ok(page) if merge.is_over() => Some((Ok(page), Stage::End)),
                     Ok(page) => Some((Ok(page), Stage::Going(Box::new(merge)))),
                     Err(error) => Some((Err(error), Stage::End)),

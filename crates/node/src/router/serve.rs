@@ -26,10 +26,12 @@ pub(crate) struct Proposed {
 }
 
 impl Proposed {
-    /// Why the whole command belongs to another range, if that is so.
+    /// Why the command belongs to another range, if that is so for all of it: where the range was
+    /// split under a batch, some items may have been carried out, and must not be again.
     pub fn elsewhere(&self) -> Option<&ApiError> {
+        let is_elsewhere = |item: &ItemResult| item.as_ref().is_err_and(ApiError::is_elsewhere);
         let error = self.items.first().and_then(|item| item.as_ref().err());
-        error.filter(|error| error.is_elsewhere())
+        error.filter(|_| self.items.iter().all(is_elsewhere))
     }
 
     /// The outcome of a command of one item.
@@ -352,5 +354,22 @@ impl Gateway {
     /// A point that names a revision alone.
     pub(crate) fn at_revision(revision: Revision) -> Option<Point> {
         (revision.0 != 0).then_some(Point { revision, clock_ms: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_which_an_item_was_carried_out_is_not_sent_again_as_a_whole() {
+        let moved = || Err(ApiError::NotHere("the key is not in this range".into()));
+        let done = || Ok(kv::Outcome::Applied(kv::Mutation::default()));
+        let proposed = |items| Proposed { header: Header::default(), items };
+        assert!(proposed(vec![moved(), moved()]).elsewhere().is_some());
+        assert!(proposed(vec![moved(), done()]).elsewhere().is_none());
+        assert!(proposed(vec![done(), moved()]).elsewhere().is_none());
+        assert!(proposed(vec![Err(ApiError::LeaseNotFound)]).elsewhere().is_none());
+        assert!(proposed(Vec::new()).elsewhere().is_none());
     }
 }

@@ -242,7 +242,7 @@ impl Gateway {
                     results[index] = outcome;
                 }
             }
-            let moved = |index: &usize| matches!(&results[*index], Err(ApiError::NotHere(_)));
+            let moved = |index: &usize| results[*index].as_ref().is_err_and(ApiError::is_elsewhere);
             open.retain(moved);
             if open.is_empty() || call.direct || call.deadline.has_passed() {
                 break;

@@ -125,13 +125,8 @@ impl v1::kv_server::Kv for Service {
         let call = self.call(&request, request.get_ref().direct);
         let begun = call.and_then(|call| Ok((call, scan(request.into_inner())?)));
         let (call, scan) = begun.map_err(|error| error.status())?;
-        let (gateway, level) = (self.gateway.clone(), Some(scan.read.level));
-        let mut started = gateway.now();
-        let pages = self.gateway.scan(&call, scan).map(move |page| {
-            gateway.finished(Operation::Scan, level, page.as_ref().err(), started);
-            started = gateway.now();
-            page.map(scan_response).map_err(|error| error.status())
-        });
+        let pages = self.gateway.scan(&call, scan);
+        let pages = pages.map(|page| page.map(scan_response).map_err(|error| error.status()));
         Ok(Response::new(pages.boxed()))
     }
 
