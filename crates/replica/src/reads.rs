@@ -118,7 +118,7 @@ impl RoundTask {
             Assurance::Lease(age_max) => age_max,
         };
         let option = LinearizerOption::new(Some(age_max), true).with_wait_timeout(ROUND_MAX);
-        // Heartbeats that go out meanwhile are probes of this round: they must not wait for company.
+        // Heartbeats that go out meanwhile are probes of this round: they must not wait.
         self.network.rounds.fetch_add(1, Ordering::AcqRel);
         let linearizer = self.raft.get_read_linearizer(option).await;
         self.network.rounds.fetch_sub(1, Ordering::AcqRel);
