@@ -1,9 +1,15 @@
 //! Three nodes: whichever is asked, the right one answers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use holdfast_wire::v1::{self, ErrorCode, cluster_client::ClusterClient, lock_client::LockClient};
+use bytes::Bytes;
+use holdfast_runtime::timeout;
+use holdfast_wire::v1::{
+    self, ErrorCode, cluster_client::ClusterClient, lock_client::LockClient, watch_request,
+};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_stream::StreamExt;
 use tonic::Code;
 
 use super::harness::{Running, eventually, get, level, put, refused};
@@ -21,7 +27,7 @@ async fn three() -> (MutexGuard<'static, ()>, Vec<Running>) {
     let mut cluster = ClusterClient::new(nodes[0].channel().await);
     let init = v1::InitRequest { peer_addresses, replication_factor: 3 };
     let mut request = tonic::Request::new(init);
-    request.set_timeout(std::time::Duration::from_secs(60));
+    request.set_timeout(Duration::from_secs(60));
     assert_eq!(cluster.init(request).await.unwrap().into_inner().nodes.len(), 3);
     for node in &nodes {
         node.ready().await;
@@ -142,11 +148,75 @@ async fn writes_go_on_through_the_other_nodes_after_a_leader_has_gone() {
         let key = format!("key-{index}");
         let mut kv = nodes[index % 2].kv().await;
         let mut request = tonic::Request::new(put(key.clone(), "x"));
-        request.set_timeout(std::time::Duration::from_secs(10));
+        request.set_timeout(Duration::from_secs(10));
         kv.put(request).await.unwrap();
         let mut other = nodes[(index + 1) % 2].kv().await;
         assert!(other.get(get(key)).await.unwrap().into_inner().found);
     }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_that_a_node_does_not_host_are_read_scanned_and_watched_through_it() {
+    let (_turn, nodes) = three().await;
+    let mut cluster = ClusterClient::new(nodes[0].channel().await);
+    let create = v1::CreateKeyspaceRequest {
+        name: "thin".into(),
+        ranges: 4,
+        replication_factor: 1,
+        history: None,
+    };
+    let mut request = tonic::Request::new(create);
+    request.set_timeout(Duration::from_secs(60));
+    cluster.create_keyspace(request).await.unwrap();
+    for node in &nodes {
+        let known = || async { node.node.map().load().keyspaces.contains_key("thin") };
+        eventually("the node knows the keyspace", known).await;
+    }
+    let thin = || "thin".to_owned();
+    let mut watches = Vec::new();
+    for node in &nodes {
+        let create =
+            v1::WatchCreate { watch_id: 1, keyspace: thin(), prefix: true, ..Default::default() };
+        let asked = v1::WatchRequest { request: Some(watch_request::Request::Create(create)) };
+        // A stream that stays open: the watch lives as long as it does.
+        let requests = tokio_stream::iter([asked]).chain(tokio_stream::pending());
+        let mut answers = node.kv().await.watch(requests).await.unwrap().into_inner();
+        assert!(answers.message().await.unwrap().unwrap().created);
+        watches.push(answers);
+    }
+    let keys: BTreeSet<Bytes> = (0..40).map(|index| format!("key-{index:02}").into()).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let request = v1::PutRequest { keyspace: thin(), ..put(key.clone(), "x") };
+        nodes[index % 3].kv().await.put(request).await.unwrap();
+    }
+    for (node, answers) in nodes.iter().zip(&mut watches) {
+        let mut kv = node.kv().await;
+        for key in &keys {
+            let request = v1::GetRequest { keyspace: thin(), ..get(key.clone()) };
+            assert!(kv.get(request).await.unwrap().into_inner().found);
+        }
+        let scan = v1::ScanRequest { keyspace: thin(), page_keys: 9, ..Default::default() };
+        let mut pages = kv.scan(scan).await.unwrap().into_inner();
+        let mut scanned = Vec::new();
+        while let Some(page) = pages.message().await.unwrap() {
+            scanned.extend(page.entries.into_iter().map(|entry| entry.key));
+        }
+        assert!(scanned.iter().eq(&keys));
+        let mut seen = BTreeSet::new();
+        while seen.len() < keys.len() {
+            let answer = timeout(Duration::from_secs(30), answers.message()).await;
+            let answer = answer.expect("events come").unwrap().unwrap();
+            assert!(!answer.canceled, "{answer:?}");
+            for event in answer.events {
+                assert!(seen.insert(event.entry.unwrap().key), "an event came twice");
+            }
+        }
+        assert_eq!(seen, keys);
+    }
+    drop(watches);
     for node in nodes {
         node.stop().await;
     }
