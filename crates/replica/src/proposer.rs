@@ -5,7 +5,7 @@
 //! for company: there is no timer here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,7 +83,7 @@ pub(crate) struct Proposer {
     leadership: Arc<Leadership>,
     range_budget: Arc<Admission>,
     node_budget: Arc<Admission>,
-    accepts_growth: Arc<dyn Fn() -> bool + Send + Sync>,
+    growth: Arc<Growth>,
 }
 
 impl Proposer {
@@ -91,10 +91,10 @@ impl Proposer {
         leadership: Arc<Leadership>,
         range_budget: Arc<Admission>,
         node_budget: Arc<Admission>,
-        accepts_growth: Arc<dyn Fn() -> bool + Send + Sync>,
+        growth: Arc<Growth>,
     ) -> (Self, mpsc::Receiver<Proposal>) {
         let (queue, proposals) = mpsc::channel(PROPOSALS_WAITING_MAX);
-        (Self { queue, leadership, range_budget, node_budget, accepts_growth }, proposals)
+        (Self { queue, leadership, range_budget, node_budget, growth }, proposals)
     }
 
     /// See [`Replica::propose`](crate::Replica::propose).
@@ -106,8 +106,13 @@ impl Proposer {
         if !self.leadership.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leadership.leader() });
         }
-        if !(self.accepts_growth)() && grows(command) {
-            return Err(ProposeError::DiskFull);
+        if let Err(why) = self.growth.check()
+            && grows(command)
+        {
+            return Err(match why {
+                NoGrowth::Overrun => overloaded("flushes and compactions of the range"),
+                NoGrowth::Full => ProposeError::DiskFull,
+            });
         }
         let permits = self.admit(command.weight() as u64)?;
         let claim = Arc::new(Claim::default());
@@ -138,6 +143,41 @@ impl Proposer {
         let node = self.node_budget.try_acquire(bytes);
         let node = node.ok_or_else(|| overloaded(self.node_budget.name()))?;
         Ok([range, node])
+    }
+}
+
+/// Why commands that make data grow are not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoGrowth {
+    /// Flushes and compactions are far behind; it passes.
+    Overrun,
+    /// The disk or the journal has no room.
+    Full,
+}
+
+/// Whether commands that make data grow are accepted, looked up once per entry while they are: the
+/// journal is asked under a lock that all ranges share.
+pub(crate) struct Growth {
+    look: Box<dyn Fn() -> Result<(), NoGrowth> + Send + Sync>,
+    refused: AtomicBool,
+}
+
+impl Growth {
+    pub(crate) fn new(
+        look: impl Fn() -> Result<(), NoGrowth> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { look: Box::new(look), refused: AtomicBool::new(false) })
+    }
+
+    /// What was found last; while that was a refusal, what is found now.
+    fn check(&self) -> Result<(), NoGrowth> {
+        if self.refused.load(Ordering::Relaxed) { self.look_again() } else { Ok(()) }
+    }
+
+    fn look_again(&self) -> Result<(), NoGrowth> {
+        let found = (self.look)();
+        self.refused.store(found.is_err(), Ordering::Relaxed);
+        found
     }
 }
 
@@ -207,6 +247,7 @@ pub(crate) struct Packer {
     carried: Option<Proposal>,
     raft: Group,
     leadership: Arc<Leadership>,
+    growth: Arc<Growth>,
     flight: Arc<Flight>,
     /// Reused between entries.
     commands: Vec<Bytes>,
@@ -216,10 +257,11 @@ impl Packer {
     pub(crate) fn new(
         proposals: mpsc::Receiver<Proposal>,
         raft: Group,
-        leadership: Arc<Leadership>,
+        proposer: &Proposer,
     ) -> Self {
+        let (leadership, growth) = (proposer.leadership.clone(), proposer.growth.clone());
         let (flight, commands) = (Arc::default(), Vec::new());
-        Self { proposals, carried: None, raft, leadership, flight, commands }
+        Self { proposals, carried: None, raft, leadership, growth, flight, commands }
     }
 
     /// Packs and proposes until the replica stops.
@@ -269,6 +311,8 @@ impl Packer {
             let leader = self.leadership.leader();
             return answer_all(answers, &ProposeError::NotLeader { leader });
         };
+        // For the commands that come next; these were let in.
+        let _ = self.growth.look_again();
         let envelope = Encoded(Envelope::pack(stamp_ms, &self.commands));
         let airborne = self.flight.take_off();
         let callback = Callback::new(move |result: WriteResult| {
@@ -336,6 +380,23 @@ mod tests {
         let claim = Claim::default();
         assert!(claim.withdraw());
         assert!(!claim.propose());
+    }
+
+    #[test]
+    fn growth_is_refused_from_the_next_entry_on_and_accepted_as_soon_as_there_is_space() {
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = full.clone();
+        let look = move || match disk.load(Ordering::Relaxed) {
+            true => Err(NoGrowth::Full),
+            false => Ok(()),
+        };
+        let growth = Growth::new(look);
+        full.store(true, Ordering::Relaxed);
+        assert_eq!(growth.check(), Ok(()), "nobody has looked since");
+        assert_eq!(growth.look_again(), Err(NoGrowth::Full));
+        assert_eq!(growth.check(), Err(NoGrowth::Full));
+        full.store(false, Ordering::Relaxed);
+        assert_eq!(growth.check(), Ok(()));
     }
 
     #[test]

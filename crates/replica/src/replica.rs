@@ -25,7 +25,7 @@ use crate::keeper::{self, RENEWALS_WAITING_MAX, Renewing};
 use crate::leadership::{LeaderInfo, Leadership, Role, WallClocks};
 use crate::options::ReplicaOptions;
 use crate::peers::Peers;
-use crate::proposer::{Committed, Packer, Proposer};
+use crate::proposer::{Committed, Growth, NoGrowth, Packer, Proposer};
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, Progress};
 use crate::raft::network::{Factory, Holds, NetworkShared};
@@ -193,6 +193,11 @@ impl Replica {
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> LeaderInfo {
         self.inner.leadership.info()
+    }
+
+    /// Whether this replica leads, as far as it knows. Cost: one atomic load.
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.is_leader()
     }
 
     /// Follows who leads.
@@ -405,11 +410,13 @@ fn new_proposer(
     let range_budget = Admission::new("bytes under way in the range", options.in_flight_bytes_max);
     let node_budget = deps.admission.clone();
     let (journal, engine, node) = (deps.journal.clone(), deps.engine.clone(), node_budget.clone());
-    let accepts_growth = Arc::new(move || {
-        let is_overrun = engine.pressure() == Pressure::Stop;
-        !node.refuses_growth() && !is_overrun && journal.accepts_writes()
+    let growth = Growth::new(move || {
+        if node.refuses_growth() || !journal.accepts_writes() {
+            return Err(NoGrowth::Full);
+        }
+        if engine.pressure() == Pressure::Stop { Err(NoGrowth::Overrun) } else { Ok(()) }
     });
-    Proposer::new(leadership.clone(), range_budget, node_budget, accepts_growth)
+    Proposer::new(leadership.clone(), range_budget, node_budget, growth)
 }
 
 impl Inner {
@@ -426,7 +433,7 @@ impl Inner {
     fn start(self: &Arc<Self>, queues: Queues) {
         self.spawn(elections::follow(self.clone()));
         self.spawn(elections::begin_campaigning(self.clone()));
-        let packer = Packer::new(queues.proposals, self.raft.clone(), self.leadership.clone());
+        let packer = Packer::new(queues.proposals, self.raft.clone(), &self.proposer);
         self.spawn(packer.run());
         let lease = Assurance::Lease(self.options.timings.lease_ack_age_max());
         self.spawn(self.round_task(queues.rounds, Assurance::Quorum).run());

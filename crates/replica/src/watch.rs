@@ -261,19 +261,33 @@ impl Hub {
     }
 
     /// Waits for the grant of lock `name` to `owner`. To be called before the lock is asked for.
-    pub(crate) fn wait_for_grant(&self, name: Bytes, owner: Bytes) -> Option<LockWaiter> {
+    pub(crate) fn wait_for_grant(
+        self: &Arc<Self>,
+        name: Bytes,
+        owner: Bytes,
+    ) -> Option<LockWaiter> {
         let mut state = self.state.lock();
         if state.stopped || state.grant_waiters >= GRANT_WAITERS_MAX {
             return None;
         }
         let (sender, granted) = oneshot::channel();
-        let waiters = state.grants.entry((name, owner)).or_default();
+        let lock = (name, owner);
+        state.grants.entry(lock.clone()).or_default().push(sender);
+        state.grant_waiters += 1;
+        Some(LockWaiter { hub: self.clone(), lock, granted })
+    }
+
+    /// Forgets the waiters for `lock` that have gone.
+    fn forget_waiters(&self, lock: &(Bytes, Bytes)) {
+        let mut state = self.state.lock();
+        let Some(waiters) = state.grants.get_mut(lock) else { return };
         let before = waiters.len();
         waiters.retain(|waiter| !waiter.is_closed());
-        waiters.push(sender);
-        let after = waiters.len();
-        state.grant_waiters = state.grant_waiters + after - before;
-        Some(LockWaiter(granted))
+        let (gone, is_empty) = (before - waiters.len(), waiters.is_empty());
+        if is_empty {
+            state.grants.remove(lock);
+        }
+        state.grant_waiters -= gone;
     }
 
     /// Registers a live watch that has seen everything before `next`; `None` if there is newer
@@ -312,15 +326,26 @@ impl Hub {
     }
 }
 
-/// The grant somebody waits for.
-#[derive(Debug)]
-pub struct LockWaiter(oneshot::Receiver<LockGrant>);
+/// The grant somebody waits for. Dropping it ends the wait.
+pub struct LockWaiter {
+    hub: Arc<Hub>,
+    /// Name and owner.
+    lock: (Bytes, Bytes),
+    granted: oneshot::Receiver<LockGrant>,
+}
 
 impl LockWaiter {
     /// The grant; `None` where the waiter should look at the lock itself, since the replica's
     /// state jumped or it stops. Cancel safe.
     pub async fn granted(&mut self) -> Option<LockGrant> {
-        (&mut self.0).await.ok()
+        (&mut self.granted).await.ok()
+    }
+}
+
+impl Drop for LockWaiter {
+    fn drop(&mut self) {
+        self.granted.close();
+        self.hub.forget_waiters(&self.lock);
     }
 }
 

@@ -214,3 +214,15 @@ async fn a_waiter_for_a_lock_is_woken_by_its_grant() {
     assert_eq!(grant.owner, "b");
     assert!(grant.token > token);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gives_up_makes_room_for_the_next() {
+    let cluster = Cluster::start(1).await;
+    let replica = &cluster.leader().await.replica;
+    for round in 0..3 {
+        let waiters: Vec<_> = (0..60_000)
+            .map(|i| replica.wait_for_grant("lock".into(), format!("{round}-{i}").into()))
+            .collect();
+        assert!(waiters.iter().all(Option::is_some), "round {round}");
+    }
+}
