@@ -31,7 +31,8 @@ const COMPACT_EVERY: Duration = Duration::from_secs(5);
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// How long openraft may take to note that something became durable.
 const SNAPSHOT_NOTED_MAX: Duration = Duration::from_secs(1);
-/// Log that is kept although all of it is durable: followers that lag a little need no snapshot.
+/// Log that is kept although all of it is durable, while the journal is not half full: followers
+/// that lag a little need no snapshot.
 const LOG_TAIL_BYTES: u64 = 1 << 20;
 /// How long renewals are collected into one entry.
 const RENEW_COLLECT: Duration = Duration::from_millis(100);
@@ -99,7 +100,8 @@ pub(crate) async fn compact(inner: Arc<Inner>) {
 pub(crate) async fn purge(inner: Arc<Inner>) {
     loop {
         sleep(PURGE_EVERY).await;
-        if inner.journal.group_bytes(inner.group) <= LOG_TAIL_BYTES {
+        let is_short = inner.journal.group_bytes(inner.group) <= LOG_TAIL_BYTES;
+        if is_short && inner.journal.usage() <= inner.journal.limit() / 2 {
             continue;
         }
         if let Some(upto) = purgeable(&inner)
