@@ -426,6 +426,7 @@ fn system(
         map: map.clone(),
         pool: ground.pool.clone(),
         balance_leaders: ground.config.cluster.balance_leaders,
+        seeds: ground.config.cluster.seeds.clone(),
     })
 }
 

@@ -150,6 +150,7 @@ impl System {
             return Err(refused(format!("the asked node {own} is not among the named ones")));
         }
         check_empty(&addresses, &answers)?;
+        self.refuse_second_cluster(None).await?;
         let nodes: Vec<v1::Node> = (1..)
             .zip(&answers)
             .map(|(id, answer)| v1::Node { id, ..answer.node.clone().unwrap_or_default() })
@@ -228,6 +229,9 @@ impl System {
         let (identity, node) = (self.identity.clone(), NodeId(request.node_id));
         let saved = v1::MapResponse::from(&map);
         let is_new = identity.membership().is_none();
+        if is_new {
+            self.refuse_second_cluster(Some(cluster)).await.map_err(|e| e.to_string())?;
+        }
         self.pool
             .run(move || {
                 if is_new {

@@ -17,6 +17,7 @@ mod layout;
 mod leaders;
 mod map;
 mod plan;
+mod seeds;
 mod steward;
 mod store;
 
@@ -96,6 +97,8 @@ pub struct SystemDeps {
     pub pool: Pool,
     /// Whether leaders are moved to spread them.
     pub balance_leaders: bool,
+    /// Peer addresses that are asked whether there is a cluster already.
+    pub seeds: Vec<String>,
 }
 
 /// The system part of a node.
@@ -111,6 +114,7 @@ pub struct System {
     map: Arc<MapCache>,
     pool: Pool,
     balance_leaders: bool,
+    seeds: Vec<String>,
     started: Duration,
     state: AtomicU8,
     store: OnceLock<SystemStore>,
@@ -136,6 +140,7 @@ impl System {
             map: deps.map,
             pool: deps.pool,
             balance_leaders: deps.balance_leaders,
+            seeds: deps.seeds,
             started,
             state: AtomicU8::new(State::Starting as u8),
             store: OnceLock::new(),
@@ -160,6 +165,7 @@ impl System {
         tasks.spawn(self.clone().look_after(tasks.stop_wish()));
         tasks.spawn(self.clone().look_after_keyspaces(tasks.stop_wish()));
         tasks.spawn(self.clone().look_after_removed(tasks.stop_wish()));
+        tasks.spawn(self.clone().notice_cluster(tasks.stop_wish()));
     }
 
     fn store(&self) -> Result<&SystemStore, ApiError> {
