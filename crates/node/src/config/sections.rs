@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_model::limits::PEER_MESSAGE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
@@ -237,19 +238,34 @@ pub struct JournalSection {
     pub limit_bytes: u64,
     /// Recent entries kept in memory.
     pub cache_bytes: u64,
+    /// Log of one range kept for followers that are down; beyond it they get a snapshot.
+    pub retention_range_bytes: u64,
 }
 
 impl Default for JournalSection {
     fn default() -> Self {
-        Self { segment_bytes: 128 * MIB, limit_bytes: 4 * GIB, cache_bytes: 64 * MIB }
+        Self {
+            segment_bytes: 128 * MIB,
+            limit_bytes: 4 * GIB,
+            cache_bytes: 64 * MIB,
+            retention_range_bytes: 64 * MIB,
+        }
     }
 }
 
 impl JournalSection {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        within("journal.segment_bytes", self.segment_bytes, 32 * MIB, GIB)?;
+        // An entry takes a quarter of a segment at most, and every request must fit.
+        let segment_least = 4 * PEER_MESSAGE_BYTES_MAX as u64;
+        within("journal.segment_bytes", self.segment_bytes, segment_least, GIB)?;
         within("journal.limit_bytes", self.limit_bytes, 4 * self.segment_bytes, 1024 * GIB)?;
-        within("journal.cache_bytes", self.cache_bytes, MIB, 64 * GIB)
+        within("journal.cache_bytes", self.cache_bytes, MIB, 64 * GIB)?;
+        within(
+            "journal.retention_range_bytes",
+            self.retention_range_bytes,
+            MIB,
+            self.limit_bytes / 4,
+        )
     }
 }
 

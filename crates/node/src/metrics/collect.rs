@@ -115,7 +115,8 @@ impl Sources {
                 .into_iter()
                 .map(|role| (role_name(role), 0))
                 .collect();
-        let (mut lags, mut applied, mut revisions) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut lags, mut purged) = (Vec::new(), Vec::new());
+        let (mut applied, mut revisions) = (Vec::new(), Vec::new());
         let mut unled = 0;
         for hosted in hosted.values() {
             let status = hosted.replica.status();
@@ -127,6 +128,7 @@ impl Sources {
                 let lag = last.saturating_sub(matched.map_or(0, |index| index.0));
                 lags.push(([("range", range), ("replica", replica.0)], lag));
             }
+            purged.push(([("range", range)], status.purged.map_or(0, |index| index.0)));
             applied.push(([("range", range)], status.point.index.0));
             revisions.push(([("range", range)], status.point.revision.0));
         }
@@ -139,6 +141,7 @@ impl Sources {
             "How far a member is behind the leader, as the leader knows",
             lags,
         )?;
+        page.gauges("range_purged_index", "Up to where the log is gone from here", purged)?;
         page.gauges("range_applied_index", "Last log index applied here", applied)?;
         page.gauges("range_revision", "Revision of the range here", revisions)
     }

@@ -212,6 +212,7 @@ fn journal_options(config: &Config) -> JournalOptions {
         queue_bytes_max: JournalOptions::default()
             .queue_bytes_max
             .min(config.journal.segment_bytes),
+        retention_group_bytes: config.journal.retention_range_bytes,
         ..JournalOptions::default()
     }
 }
