@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::binaries::binary;
+use crate::binaries::{binary, scratch};
 use crate::guardian;
 
 /// No command of a test takes longer.
@@ -163,6 +163,8 @@ impl Cli {
     pub fn command<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(binary("holdfast"));
         command.env("HOLDFAST_ENDPOINTS", &self.endpoints);
+        // Where `load` notes its progress: nothing outside of target/ is written.
+        command.env("XDG_STATE_HOME", scratch().join("state"));
         for argument in arguments {
             command.arg(argument.as_ref());
         }

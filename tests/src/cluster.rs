@@ -18,6 +18,8 @@ use crate::wait::eventually;
 
 /// How long a cluster may take until every range is led and fully replicated.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a node, which may be paused, is given to tell its status.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
 /// How long a process may take until it answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -121,6 +123,8 @@ impl Cluster {
             peer_addresses: self.nodes.iter().map(|node| node.peer.clone()).collect(),
             replication_factor: 0,
         };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(HEALTHY_LIMIT);
         let rpc = Rpc::connect(&self.node(1).client).await?;
         Ok(rpc.cluster().init(request).await.context("founding")?.into_inner())
     }
@@ -182,8 +186,11 @@ impl Cluster {
     /// # Errors
     /// If it does not answer.
     pub async fn status(&self, i: usize) -> Result<v1::StatusResponse> {
-        let mut cluster = self.rpc(i).await?.cluster();
-        Ok(cluster.status(v1::StatusRequest {}).await?.into_inner())
+        let asked = async {
+            let mut cluster = self.rpc(i).await?.cluster();
+            Ok(cluster.status(v1::StatusRequest {}).await?.into_inner())
+        };
+        tokio::time::timeout(STATUS_LIMIT, asked).await.context("no status in time")?
     }
 
     /// Waits until node `i` answers.

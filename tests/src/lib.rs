@@ -31,7 +31,7 @@ pub use node::Node;
 pub use rpc::{RawCodec, Rpc, refusal};
 pub use scenario::{scenario, shared};
 pub use wait::eventually;
-pub use workload::{Load, Workload};
+pub use workload::{Load, Workload, read_back};
 
 /// Real records (key TAB value), a sample of what `holdfast load` is made for.
 pub const SAMPLE: &str = include_str!("../data/sample.tsv");

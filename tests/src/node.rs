@@ -65,7 +65,9 @@ impl Node {
         fs::create_dir_all(&self.folder)?;
         let text = format!(
             "[node]\ndata_dir = {:?}\n[listen]\nclient = {:?}\npeer = {:?}\nhttp = {:?}\n\
-             [cluster]\nseeds = {seeds:?}\n",
+             [cluster]\nseeds = {seeds:?}\n\
+             # As small as they may be: every node fills three in advance.\n\
+             [journal]\nsegment_bytes = 71303168\n",
             self.data().display().to_string(),
             self.client,
             self.peer,

@@ -7,13 +7,16 @@ use bytes::{Buf, BufMut, Bytes};
 use holdfast_wire::v1;
 use holdfast_wire::v1::cluster_client::ClusterClient;
 use holdfast_wire::v1::kv_client::KvClient;
+use holdfast_wire::v1::lock_client::LockClient;
 use holdfast_wire::v1::session_client::SessionClient;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// Longest wait for a connection or an answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Larger than anything a server takes, so that it is the server that refuses.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
@@ -30,7 +33,7 @@ impl Rpc {
     /// If nobody listens.
     pub async fn connect(address: &str) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-        let endpoint = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
         let channel = endpoint.connect().await.with_context(|| address.to_owned())?;
         Ok(Self { channel })
     }
@@ -45,6 +48,11 @@ impl Rpc {
         KvClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Service `Lock`.
+    pub fn lock(&self) -> LockClient<Channel> {
+        LockClient::new(self.channel.clone())
     }
 
     /// Service `Session`.

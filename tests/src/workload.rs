@@ -132,22 +132,31 @@ impl Workload {
     pub async fn stop_and_read_back(self) -> Result<(History, Vec<Error>)> {
         let client = self.client.with_deadline(Duration::from_secs(60))?;
         let (mut history, failures) = self.stop().await;
-        let mut keys: Vec<String> = history.writes.iter().map(|w| w.key.clone()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for keys in keys.chunks(READ_BACK_KEYS) {
-            let start = Instant::now();
-            let answers = client.batch_get(keys.iter().cloned()).await?;
-            let end = Instant::now();
-            for (key, answer) in keys.iter().zip(answers) {
-                let entry = answer?.entry;
-                let seen = entry.map(|e| seen(&e)).transpose()?;
-                let (key, level) = (key.clone(), ReadLevel::Linearizable);
-                history.reads.push(Read { key, level, start, end, seen, bound: None });
-            }
-        }
+        read_back(&client, &mut history).await?;
         Ok((history, failures))
     }
+}
+
+/// Reads every key that `history` wrote and adds that to it.
+///
+/// # Errors
+/// If a key cannot be read.
+pub async fn read_back(client: &Client, history: &mut History) -> Result<()> {
+    let mut keys: Vec<String> = history.writes.iter().map(|w| w.key.clone()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for keys in keys.chunks(READ_BACK_KEYS) {
+        let start = Instant::now();
+        let answers = client.batch_get(keys.iter().cloned()).await?;
+        let end = Instant::now();
+        for (key, answer) in keys.iter().zip(answers) {
+            let entry = answer?.entry;
+            let seen = entry.map(|e| seen(&e)).transpose()?;
+            let (key, level) = (key.clone(), ReadLevel::Linearizable);
+            history.reads.push(Read { key, level, start, end, seen, bound: None });
+        }
+    }
+    Ok(())
 }
 
 fn seen(entry: &holdfast_client::Entry) -> Result<Seen> {

@@ -1,0 +1,150 @@
+//! How clusters come to be, and who may not join them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_tests::{Cluster, Options, Running, binary, eventually, refusal, scenario};
+use holdfast_wire::v1::{ErrorCode, InitRequest};
+
+#[test]
+fn empty_nodes_become_a_cluster_only_when_told_and_only_once() {
+    scenario(Options::nodes(3).left_empty(), async |cluster| {
+        for i in 1..=3 {
+            cluster.node_mut(i).start()?;
+        }
+        for i in 1..=3 {
+            let status = cluster.answers(i).await?;
+            ensure!(status.state == "empty", "node {i} is {}", status.state);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for i in 1..=3 {
+            let state = cluster.status(i).await?.state;
+            ensure!(state == "empty", "nobody founded it, yet node {i} is {state}");
+        }
+        cluster.cli().run("--timeout 1s put k v")?.expect_code(3)?;
+        let founded = cluster.found().await?;
+        ensure!(!founded.already && founded.nodes.len() == 3, "{founded:?}");
+        cluster.healthy().await?;
+        let again = cluster.found().await?;
+        ensure!(again.already && again.cluster_id == founded.cluster_id, "{again:?}");
+        // Half of a cluster cannot be founded anew.
+        let peers = vec![cluster.node(2).peer.clone(), cluster.node(3).peer.clone()];
+        let request = InitRequest { peer_addresses: peers, replication_factor: 0 };
+        let answer = cluster.rpc(2).await?.cluster().init(request).await;
+        let (_, info) = refusal(answer)?;
+        ensure!(info.code() == ErrorCode::FailedPrecondition, "{info:?}");
+        cluster.cli().run("put k v")?.expect_code(0)?;
+        Ok(())
+    });
+}
+
+/// Starts node `i` and waits for the moment at which its log has one of `words`, running or not.
+async fn says(cluster: &mut Cluster, i: usize, words: &[&str]) -> Result<()> {
+    cluster.node_mut(i).start()?;
+    let limit = Duration::from_secs(20);
+    let said = eventually(limit, async || {
+        let log = cluster.node(i).log().to_lowercase();
+        ensure!(words.iter().any(|word| log.contains(word)), "nothing about {words:?} in its log");
+        Ok(())
+    });
+    said.await
+}
+
+/// Node `i` must take part in nothing.
+async fn takes_no_part(cluster: &mut Cluster, i: usize) -> Result<()> {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    if cluster.node_mut(i).is_running()
+        && let Ok(status) = cluster.status(i).await
+    {
+        ensure!(status.state != "serving", "node {i} serves");
+        ensure!(status.replicas.is_empty(), "node {i} hosts {:?}", status.replicas);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wiped_node_is_refused_under_its_old_id_and_cannot_found_a_second_cluster() {
+    scenario(Options::nodes(3), async |cluster| {
+        cluster.cli().run("put k v")?.expect_code(0)?;
+        cluster.node_mut(2).kill()?;
+        std::fs::remove_dir_all(cluster.node(2).data())?;
+        says(cluster, 2, &["data lost"]).await?;
+        takes_no_part(cluster, 2).await?;
+        if cluster.node_mut(2).is_running() {
+            let peers = vec![cluster.node(2).peer.clone()];
+            let request = InitRequest { peer_addresses: peers, replication_factor: 0 };
+            let answer = cluster.rpc(2).await?.cluster().init(request).await;
+            ensure!(answer.is_err(), "it founded a cluster of its own");
+        }
+        let answer = cluster.cli().run("-o raw get k")?.expect_code(0)?;
+        ensure!(answer.stdout == b"v", "{answer:?}");
+        Ok(())
+    });
+}
+
+/// Copies a data directory.
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(copied.success(), "copying {}", from.display());
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_disk_was_rolled_back_is_refused() {
+    scenario(Options::nodes(3), async |cluster| {
+        cluster.node_mut(2).stop().await?;
+        let (data, old) = (cluster.node(2).data(), cluster.node(2).folder().join("old"));
+        copy(&data, &old)?;
+        cluster.node_mut(2).start()?;
+        cluster.answers(2).await?;
+        cluster.healthy().await?;
+        cluster.cli().run("put k v")?.expect_code(0)?;
+        cluster.node_mut(2).kill()?;
+        std::fs::remove_dir_all(&data)?;
+        copy(&old, &data)?;
+        says(cluster, 2, &["rolled back", "rolled-back"]).await?;
+        takes_no_part(cluster, 2).await?;
+        let answer = cluster.cli().run("-o raw get k")?.expect_code(0)?;
+        ensure!(answer.stdout == b"v", "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_single_node_serves_keeps_its_data_and_refuses_seeds() {
+    scenario(Options::single(), async |cluster| {
+        let client = cluster.client().await?;
+        client.put("k", "v").await?;
+        cluster.node_mut(1).kill()?;
+        cluster.node_mut(1).start()?;
+        cluster.answers(1).await?;
+        cluster.healthy().await?;
+        let entry = client.get("k").await?.context("lost")?;
+        ensure!(entry.value == "v" && entry.version == 1, "{entry:?}");
+        let status = cluster.node_mut(1).stop().await?;
+        ensure!(status.success(), "it ended with {status}");
+        let mut command = Command::new(binary("holdfastd"));
+        command.arg("--single").arg("--config").arg(cluster.node(1).config());
+        command.args(["--set", "cluster.seeds=[\"127.0.0.1:1\"]"]);
+        let refused = Running::start(command, b"")?.finish()?;
+        ensure!(refused.code != 0, "it started with seeds: {refused:?}");
+        ensure!(refused.stderr.contains("seeds"), "{refused:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn data_of_a_cluster_cannot_be_served_by_a_single_node() {
+    scenario(Options::nodes(3), async |cluster| {
+        for i in 1..=3 {
+            cluster.node_mut(i).stop().await?;
+        }
+        let mut command = Command::new(binary("holdfastd"));
+        command.arg("--single").arg("--config").arg(cluster.node(1).config());
+        command.args(["--set", "cluster.seeds=[]"]);
+        let refused = Running::start(command, b"")?.finish()?;
+        ensure!(refused.code != 0 && !refused.stderr.is_empty(), "{refused:?}");
+        Ok(())
+    });
+}
