@@ -143,7 +143,11 @@ impl<'a> Attempts<'a> {
 
     /// This attempt was not executed and may be made again.
     fn retry(&mut self, error: Error, advice: Duration) -> Next {
-        self.last = Some(error);
+        // A replica that cannot prove the freshness says more than one that is not reached.
+        let knew_more = matches!(self.last, Some(Error::TooStale { .. }));
+        if !(knew_more && matches!(error, Error::Unavailable(_))) {
+            self.last = Some(error);
+        }
         let doubled = PAUSE_MIN * 2u32.saturating_pow(self.count.saturating_sub(1).min(8));
         Next::Again(doubled.min(PAUSE_MAX).max(advice))
     }

@@ -27,6 +27,8 @@ pub struct Introduction {
     pub store: StoreId,
     /// How often it has started.
     pub boot_counter: u64,
+    /// Drawn at its start.
+    pub boot_id: u64,
     /// Where it is reached.
     pub peer_address: String,
 }
@@ -42,8 +44,8 @@ pub enum IdentityError {
     Wiped(NodeId),
     /// The directory is older than what was seen of it.
     #[error(
-        "{node} has started {given} times, but was seen at {known}: its disk was rolled back; \
-         it must join as a new node"
+        "{node} says it has started {given} times, but an earlier start was its {known}th: \
+         its disk was rolled back; it must join as a new node"
     )]
     RolledBack {
         /// The peer.
@@ -69,6 +71,7 @@ pub struct Identity {
     // Held across a write of the file: introductions are rare, and two must not overtake each
     // other on disk.
     record: Mutex<Record>,
+    boot_id: u64,
 }
 
 impl Identity {
@@ -90,7 +93,7 @@ impl Identity {
         };
         record.boot_counter += 1;
         sealed::store(&*disk, &dir, Kind::Identity, &record)?;
-        Ok(Self { disk, dir, record: Mutex::new(record) })
+        Ok(Self { disk, dir, record: Mutex::new(record), boot_id: entropy.u64() })
     }
 
     /// The store id of the directory.
@@ -101,6 +104,12 @@ impl Identity {
     /// How often the node has started on this directory, this time included.
     pub fn boot_counter(&self) -> u64 {
         self.record.lock().boot_counter
+    }
+
+    /// Drawn at this start. A disk that was rolled back by one start counts up to the same number
+    /// again, and is known by this.
+    pub fn boot_id(&self) -> u64 {
+        self.boot_id
     }
 
     /// Cluster and node id; `None` while the directory belongs to no cluster.
@@ -139,6 +148,7 @@ impl Identity {
             node_id: peer.node.0,
             store_id: store.to_vec().into(),
             boot_counter: peer.boot_counter,
+            boot_id: peer.boot_id,
             peer_address: peer.peer_address.clone(),
         };
         let old = known.and_then(|i| record.known.get(i));
@@ -146,7 +156,10 @@ impl Identity {
             if old.store_id != store.as_slice() {
                 return Err(IdentityError::Wiped(peer.node));
             }
-            if peer.boot_counter < old.boot_counter {
+            let is_other_start = peer.boot_id != old.boot_id;
+            if peer.boot_counter < old.boot_counter
+                || (peer.boot_counter == old.boot_counter && is_other_start)
+            {
                 return Err(IdentityError::RolledBack {
                     node: peer.node,
                     given: peer.boot_counter,
@@ -166,10 +179,10 @@ impl Identity {
     }
 
     /// Whether exactly this incarnation of `node` was met.
-    pub fn knows(&self, node: NodeId, store: &[u8], boot_counter: u64) -> bool {
+    pub fn knows(&self, node: NodeId, store: &[u8], boot_id: u64) -> bool {
         let record = self.record.lock();
         let mut known = record.known.iter();
-        known.any(|k| k.node_id == node.0 && k.store_id == store && k.boot_counter == boot_counter)
+        known.any(|k| k.node_id == node.0 && k.store_id == store && k.boot_id == boot_id)
     }
 
     /// Peer addresses of everyone remembered.
@@ -203,6 +216,7 @@ mod tests {
             node: NodeId(2),
             store: StoreId(store),
             boot_counter,
+            boot_id: 100 + boot_counter,
             peer_address: "127.0.0.1:1".into(),
         }
     }
@@ -237,6 +251,11 @@ mod tests {
         let refusal = IdentityError::RolledBack { node: NodeId(2), given: 3, known: 4 };
         assert_eq!(identity.meet(&peer(8, 3)), Err(refusal));
         identity.meet(&peer(8, 4)).unwrap();
+        // Its fourth start, a second time: the disk is from before the first fourth one.
+        let again = Introduction { boot_id: 7, ..peer(8, 4) };
+        let refusal = IdentityError::RolledBack { node: NodeId(2), given: 4, known: 4 };
+        assert_eq!(identity.meet(&again), Err(refusal));
+        assert!(!identity.knows(NodeId(2), &StoreId(8).to_bytes(), 7));
         identity.meet(&peer(8, 6)).unwrap();
         assert!(identity.meet(&peer(8, 5)).is_err());
     }

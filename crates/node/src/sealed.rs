@@ -182,6 +182,7 @@ mod tests {
                 node_id: 1,
                 store_id: vec![8; 16].into(),
                 boot_counter: 4,
+                boot_id: 5,
                 peer_address: "127.0.0.1:7411".into(),
             }],
         }

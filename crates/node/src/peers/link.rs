@@ -194,6 +194,7 @@ pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> 
         class: class.into(),
         store_id: inner.identity.store().to_bytes().to_vec().into(),
         boot_counter: inner.identity.boot_counter(),
+        boot_id: inner.identity.boot_id(),
     }
 }
 
@@ -221,6 +222,7 @@ pub(super) async fn shake(
         node: NodeId(response.node_id),
         store: StoreId::from_bytes(&response.store_id).ok_or("store id is not 16 bytes")?,
         boot_counter: response.boot_counter,
+        boot_id: response.boot_id,
         peer_address: response.node.as_ref().map(|n| n.peer_address.clone()).unwrap_or_default(),
     };
     inner.meet(peer).await?;
@@ -254,6 +256,7 @@ pub(super) fn introduction(inner: &Inner, to: NodeId) -> HandshakeRequest {
         from_node: membership.map_or(0, |(_, node)| node.0),
         store_id: inner.identity.store().to_bytes().to_vec().into(),
         boot_counter: inner.identity.boot_counter(),
+        boot_id: inner.identity.boot_id(),
         to_node: to.0,
         protocol_version: PROTOCOL_VERSION,
         peer_address: inner.description.peer_address.clone(),

@@ -124,6 +124,7 @@ impl PeerService {
             node: NodeId(request.from_node),
             store,
             boot_counter: request.boot_counter,
+            boot_id: request.boot_id,
             peer_address: request.peer_address.clone(),
         };
         if peer.node == own {
@@ -141,7 +142,7 @@ impl PeerService {
             return Err(Status::failed_precondition(format!("this is {own}")));
         }
         let node = NodeId(hello.from_node);
-        if !self.inner.identity.knows(node, &hello.store_id, hello.boot_counter) {
+        if !self.inner.identity.knows(node, &hello.store_id, hello.boot_id) {
             return Err(Status::failed_precondition("introduce yourself first"));
         }
         Ok((node, hello.class()))
@@ -177,6 +178,7 @@ impl Peer for PeerService {
             node_id,
             store_id: self.inner.identity.store().to_bytes().to_vec().into(),
             boot_counter: self.inner.identity.boot_counter(),
+            boot_id: self.inner.identity.boot_id(),
             protocol_version: PROTOCOL_VERSION,
             wall_ms: link::wall_ms(&self.inner),
             reactors: u32::try_from(self.inner.reactors.len()).unwrap_or(1),
