@@ -85,7 +85,10 @@ fn keyspaces_are_created_changed_and_dropped_while_the_cluster_runs() {
             Ok(())
         });
         gone.await?;
-        let again = admin.create_keyspace("spread-a", 1, 0, None).await?;
+        // The name is free once the drop is complete.
+        let again =
+            eventually(limit, async || Ok(admin.create_keyspace("spread-a", 1, 0, None).await?));
+        let again = again.await?;
         ensure!(again.id != created.id, "an id was used again");
         let limit = Duration::from_secs(20);
         let empty = eventually(limit, async || Ok(inside.get("spread/k").await?)).await?;
