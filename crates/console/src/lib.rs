@@ -5,11 +5,12 @@
 //! Must never know: Raft, storage.
 //! Invariants:
 //! * Nothing served here changes anything.
+//! * It answers from before the node opens its data until after it has drained ([`Arrival`]).
 //! * A slow or idle reader holds up nobody else and is cut off.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +24,8 @@ use holdfast_runtime::{Stop, Tasks};
 
 /// The type of the `/metrics` page.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The page without figures.
+const NO_FIGURES: &str = "# EOF\n";
 /// Accepting rests this long after it failed for want of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -48,6 +51,35 @@ impl Source for Node {
 
     fn readiness(&self) -> Result<(), String> {
         Node::readiness(self)
+    }
+}
+
+/// A node that is on its way: recovery may take minutes, and whoever watches over the process has
+/// to see that it lives and that it is not ready.
+///
+/// Until [`Arrival::arrived`] it has no figures and says "the node is starting"; from then on it
+/// answers what the node answers.
+#[derive(Default)]
+pub struct Arrival(OnceLock<Arc<dyn Source>>);
+
+impl Arrival {
+    /// The node is there.
+    ///
+    /// # Panics
+    /// On a second call.
+    pub fn arrived(&self, source: Arc<dyn Source>) {
+        assert!(self.0.set(source).is_ok(), "a node arrives once");
+    }
+}
+
+impl Source for Arrival {
+    fn metrics(&self) -> Result<String, String> {
+        self.0.get().map_or_else(|| Ok(NO_FIGURES.to_owned()), |source| source.metrics())
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        let starting = || Err("the node is starting".to_owned());
+        self.0.get().map_or_else(starting, |source| source.readiness())
     }
 }
 

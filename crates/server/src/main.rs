@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use holdfast_console::Arrival;
 use holdfast_env::real::{RealClock, RealDisk, RealEntropy};
 use holdfast_node::config::{Config, Sources};
 use holdfast_node::registry::Doors;
@@ -195,16 +196,18 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
             std::process::abort();
         }),
     };
+    // Before the node: recovery may take long, and the health pages tell that it goes on.
+    let (arrival, tasks) = (Arc::new(Arrival::default()), Tasks::new());
+    if !http.is_empty() {
+        let address = http.parse().context("listen.http")?;
+        let served = holdfast_console::serve(arrival.clone(), &*net, address, &tasks).await;
+        served.with_context(|| format!("cannot listen on {http} (listen.http)"))?;
+    }
     let node = tokio::select! {
         started = Node::start(config, world, single) => Arc::new(started?),
         () = wanted(&mut term, &mut int) => return Ok(ExitCode::SUCCESS),
     };
-    let tasks = Tasks::new();
-    if !http.is_empty() {
-        let address = http.parse().context("listen.http")?;
-        let served = holdfast_console::serve(node.clone(), &*net, address, &tasks).await;
-        served.with_context(|| format!("cannot listen on {http} (listen.http)"))?;
-    }
+    arrival.arrived(node.clone());
     tracing::info!(
         client = %node.client_address(),
         node = node.status().node_id,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use holdfast_console::{Source, router};
+use holdfast_console::{Arrival, Source, router};
 use tower::ServiceExt;
 
 struct Fixed {
@@ -26,8 +26,12 @@ impl Source for Fixed {
 const FINE: Fixed = Fixed { metrics: Ok("holdfast_x 1\n# EOF\n"), readiness: Ok(()) };
 
 async fn get(source: Fixed, path: &str) -> (StatusCode, String, String) {
+    get_from(Arc::new(source), path).await
+}
+
+async fn get_from(source: Arc<dyn Source>, path: &str) -> (StatusCode, String, String) {
     let request = Request::get(path).body(Body::empty()).unwrap();
-    let response = router(Arc::new(source)).oneshot(request).await.unwrap();
+    let response = router(source).oneshot(request).await.unwrap();
     let status = response.status();
     let kind = response.headers().get("content-type").map(|v| v.to_str().unwrap().to_owned());
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -52,4 +56,21 @@ async fn a_node_that_is_not_ready_is_alive_and_says_what_is_missing() {
     assert_eq!(get(starting(), "/livez").await.0, StatusCode::OK);
     assert_eq!(get(FINE, "/readyz").await.0, StatusCode::OK);
     assert_eq!(get(FINE, "/elsewhere").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_node_on_its_way_is_alive_without_figures_and_not_ready() {
+    let arrival = Arc::new(Arrival::default());
+    assert_eq!(get_from(arrival.clone(), "/livez").await.0, StatusCode::OK);
+    let (status, _, body) = get_from(arrival.clone(), "/readyz").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n")
+    );
+    let (status, kind, body) = get_from(arrival.clone(), "/metrics").await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "# EOF\n"));
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    arrival.arrived(Arc::new(FINE));
+    assert_eq!(get_from(arrival.clone(), "/readyz").await.0, StatusCode::OK);
+    assert_eq!(get_from(arrival, "/metrics").await.2, "holdfast_x 1\n# EOF\n");
 }
