@@ -10,10 +10,14 @@ use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::error::{Error, Result};
+use crate::memtable::ChunkPool;
 use crate::table::Block;
 
 /// Expected size of a cached block, bytes; only sizes the cache's tables.
 const BLOCK_BYTES_EXPECTED: u64 = 8 << 10;
+
+/// One part in so many of the memtable budget may be memory kept for the next memtable.
+const POOL_SHARE: u64 = 4;
 
 /// Options of [`Shared`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +109,7 @@ type FileCache = Cache<u64, Arc<dyn File>, quick_cache::UnitWeighter, Numbers>;
 pub struct Shared {
     options: SharedOptions,
     memtable_bytes: AtomicU64,
+    chunks: Arc<ChunkPool>,
     blocks: BlockCache,
     files: FileCache,
     openings: AtomicU64,
@@ -123,6 +128,8 @@ impl fmt::Debug for Shared {
 pub struct SharedStats {
     /// Memory all memtables hold, bytes.
     pub memtable_bytes: u64,
+    /// Memory kept for the next memtables, bytes: at most a quarter of their budget.
+    pub pooled_bytes: u64,
     /// Memory the block cache holds, bytes.
     pub cache_bytes: u64,
     /// Blocks read from the disk because they were not in the cache.
@@ -154,9 +161,11 @@ impl Shared {
             Numbers::default(),
             DefaultLifecycle::default(),
         );
+        let chunks = Arc::new(ChunkPool::new(options.memtable_budget_bytes / POOL_SHARE));
         Ok(Self {
             options,
             memtable_bytes: AtomicU64::new(0),
+            chunks,
             blocks,
             files,
             openings: AtomicU64::new(0),
@@ -168,10 +177,15 @@ impl Shared {
     pub fn stats(&self) -> SharedStats {
         SharedStats {
             memtable_bytes: self.memtable_bytes(),
+            pooled_bytes: self.chunks.bytes(),
             cache_bytes: self.blocks.weight(),
             blocks_read: self.blocks_read.load(Ordering::Relaxed),
             open_files: self.files.len() as u64,
         }
+    }
+
+    pub(crate) fn chunks(&self) -> &Arc<ChunkPool> {
+        &self.chunks
     }
 
     /// A number no table of this process was opened under before.

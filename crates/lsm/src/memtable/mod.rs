@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub(crate) use arena::ChunkPool;
 pub(crate) use node::Entry;
 use skiplist::SkipList;
 pub(crate) use skiplist::{Cursor, Logged};
@@ -42,8 +43,9 @@ impl Memtable {
     /// An empty memtable that begins at `seal` and expects to become like `before`.
     pub(crate) fn new(shared: Arc<Shared>, seal: Seal, before: Option<&Self>) -> Self {
         let keys = |family: usize| before.map_or(0, |b| b.lists[family].keys());
+        let list = |family| Arc::new(SkipList::new(shared.chunks().clone(), keys(family)));
         Self {
-            lists: std::array::from_fn(|family| Arc::new(SkipList::new(keys(family)))),
+            lists: std::array::from_fn(list),
             seal: Mutex::new(seal),
             charged: Mutex::new(0),
             shared,

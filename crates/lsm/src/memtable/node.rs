@@ -24,11 +24,12 @@
 use std::cmp::Ordering;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering as Sync};
 
 use bytes::Bytes;
 
-use crate::memtable::arena::{ALIGN, Arena};
+use crate::memtable::arena::{ALIGN, Arena, ChunkPool};
 
 /// Longer values stay in the `Bytes` they came in; copying them would cost more than sharing.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
@@ -256,7 +257,6 @@ fn prefix(key: &[u8]) -> u64 {
 }
 
 /// Nodes and the values they share with others.
-#[derive(Default)]
 pub(super) struct Nodes {
     arena: Arena,
     shared: Vec<NonNull<Bytes>>,
@@ -267,6 +267,11 @@ pub(super) struct Nodes {
 unsafe impl Send for Nodes {}
 
 impl Nodes {
+    /// No nodes; memory for them comes from `pool`.
+    pub(super) fn new(pool: Arc<ChunkPool>) -> Self {
+        Self { arena: Arena::new(pool), shared: Vec::new(), shared_bytes: 0 }
+    }
+
     /// Memory held, bytes.
     pub(super) fn bytes(&self) -> usize {
         self.arena.bytes + self.shared_bytes

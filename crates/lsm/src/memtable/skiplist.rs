@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Sync};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::memtable::arena::ChunkPool;
 use crate::memtable::key_index::KeyIndex;
 use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Target};
 
@@ -52,9 +53,9 @@ struct Inner {
 
 impl SkipList {
     /// An empty list that expects about `keys_expected` different keys.
-    pub(crate) fn new(keys_expected: usize) -> Self {
+    pub(crate) fn new(pool: Arc<ChunkPool>, keys_expected: usize) -> Self {
         let inner = Inner {
-            nodes: Nodes::default(),
+            nodes: Nodes::new(pool),
             random: 0x9e37_79b9_7f4a_7c15,
             splice: [NodeId::default(); HEIGHT_MAX],
             log: Vec::new(),
@@ -236,21 +237,19 @@ impl Writer<'_> {
     }
 
     /// Sets the splice to the predecessors of `target` at all levels.
+    ///
+    /// Begins at the lowest level at which the last splice still encloses the target: above it
+    /// nothing changes, so a key near the last one costs a few steps instead of a search.
     fn find_splice(&mut self, target: &Target<'_>) {
         let list = self.list;
+        let height = list.height.load(Sync::Relaxed);
+        let enclosing = (0..height).find(|level| self.encloses(target, *level));
+        let start = enclosing.unwrap_or(height);
         // SAFETY: the splice holds nodes of this list, which outlives this call.
-        let last = unsafe { NodeRef::of(self.inner.splice[0]) };
-        if let Some(last) = last.filter(|last| target.is_after(*last)) {
-            let next = last.link(0).load();
-            // Nothing lies between the last insert and the target: at every level the last
-            // predecessor still is the predecessor.
-            if next.is_none_or(|n| !target.is_after(n)) {
-                return;
-            }
-        }
-        let mut before = None;
+        let last = |level: usize| unsafe { NodeRef::of(self.inner.splice[level]) };
+        let mut before = if enclosing.is_some() { last(start) } else { None };
         let mut beyond = None;
-        for level in (0..HEIGHT_MAX).rev() {
+        for level in (0..start).rev() {
             loop {
                 let next = list.link(before, level).load();
                 if next == beyond || next.is_none_or(|n| !target.is_after(n)) {
@@ -261,6 +260,14 @@ impl Writer<'_> {
             }
             self.inner.splice[level] = NodeId::of(before);
         }
+    }
+
+    /// Whether `target` lies between the splice at `level` and the node that follows it there.
+    fn encloses(&self, target: &Target<'_>, level: usize) -> bool {
+        // SAFETY: the splice holds nodes of this list, which outlives this call.
+        let before = unsafe { NodeRef::of(self.inner.splice[level]) };
+        before.is_none_or(|b| target.is_after(b))
+            && self.list.link(before, level).load().is_none_or(|n| !target.is_after(n))
     }
 }
 
@@ -375,6 +382,10 @@ mod tests {
 
     use super::*;
 
+    fn pool() -> Arc<ChunkPool> {
+        Arc::new(ChunkPool::new(0))
+    }
+
     /// A poor hash: keys collide, so that probing is tested.
     fn hash(key: &[u8]) -> u32 {
         key.iter().fold(0, |sum, byte| (sum * 3 + u32::from(*byte)) % 61)
@@ -388,7 +399,7 @@ mod tests {
     }
 
     fn filled(count: u32) -> (Arc<SkipList>, BTreeMap<Bytes, BTreeMap<u64, usize>>) {
-        let list = Arc::new(SkipList::new(0));
+        let list = Arc::new(SkipList::new(pool(), 0));
         let mut model: BTreeMap<Bytes, BTreeMap<u64, usize>> = BTreeMap::new();
         for (key, seq) in keys(count) {
             let bytes = if seq % 50 == 0 { 5_000 } else { seq as usize % 40 };
@@ -439,7 +450,7 @@ mod tests {
 
     #[test]
     fn of_equal_entries_the_newest_is_found_first_and_alone_backward() {
-        let list = Arc::new(SkipList::new(0));
+        let list = Arc::new(SkipList::new(pool(), 0));
         for value in ["old", "newer", "newest"] {
             list.writer().insert(b"k", 7, 5, 0, Some(&Bytes::from(value)));
         }
@@ -473,7 +484,7 @@ mod tests {
     #[test]
     fn readers_find_everything_published_before_they_look() {
         const COUNT: u32 = if cfg!(miri) { 150 } else { 3_000 };
-        let list = Arc::new(SkipList::new(0));
+        let list = Arc::new(SkipList::new(pool(), 0));
         let published = AtomicUsize::new(0);
         thread::scope(|scope| {
             scope.spawn(|| {
