@@ -67,6 +67,10 @@ impl Bench {
             let value = Bytes::copy_from_slice(&self.value[start..start + 200]);
             batch.put(Family::Data, key(number), self.revision, 0, value);
         }
+        self.apply(batch);
+    }
+
+    fn apply(&mut self, batch: Batch) {
         let point = ReadPoint {
             revision: Revision(self.revision),
             index: LogIndex(self.revision),
@@ -130,6 +134,7 @@ fn report(name: &str, elapsed: Duration, operations: u64) {
 
 fn main() {
     let keys = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(KEYS_DEFAULT);
+    applied(keys);
     sequential(keys);
     let mut bench = Bench::new(keys);
     random_fill(&mut bench);
@@ -144,6 +149,38 @@ fn main() {
     bench.scan("scan of 10", false);
     bench.scan("scan of 10, backward", true);
     println!("{:#?}", bench.engine.stats());
+}
+
+/// What a replica applies: each put writes the key, the answer its session remembers, the
+/// deletion of an answer nobody asks for any more, the head of the session, and how far it came.
+fn applied(keys: u64) {
+    const CLIENTS: u64 = 64;
+    let mut bench = Bench::new(keys);
+    let mut work = Duration::ZERO;
+    let head = |client: u64| client.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    let answer = |client: u64, index: u64| {
+        Bytes::from([&head(client)[..], &head(!client)[..], &index.to_be_bytes()[..]].concat())
+    };
+    let puts = keys / BATCH * BATCH;
+    let elapsed = time(|| {
+        for _ in 0..puts / BATCH {
+            let mut batch = Batch::with_capacity(BATCH as usize * 4);
+            for _ in 0..BATCH {
+                bench.revision += 1;
+                let (seq, client) = (bench.revision, bench.next_random() % CLIENTS);
+                let number = bench.next_random() % keys;
+                let value = Bytes::copy_from_slice(&bench.value[..200]);
+                batch.put(Family::Data, key(number), seq, 0, value.clone());
+                batch.put(Family::Session, answer(client, seq), seq, 0, value.slice(..40));
+                batch.delete(Family::Session, answer(client, seq.saturating_sub(500)), seq, 0);
+            }
+            let (seq, applied) = (bench.revision, Bytes::from_static(b"applied"));
+            batch.put(Family::Meta, applied.clone(), seq, 0, applied);
+            bench.apply(batch);
+            work += bench.jobs();
+        }
+    });
+    report("replicated put, memory part", elapsed - work, puts);
 }
 
 fn sequential(keys: u64) {

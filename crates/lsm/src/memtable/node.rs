@@ -227,6 +227,11 @@ impl<'a> Target<'a> {
         Self { key, seq, prefix: prefix(key) }
     }
 
+    /// The first bytes of the key, as a number that compares like them.
+    pub(super) fn prefix(&self) -> u64 {
+        self.prefix
+    }
+
     /// How this target sorts against `node`: by key, then by sequence number descending.
     #[inline]
     pub(super) fn compare(&self, node: NodeRef<'_>) -> Ordering {

@@ -25,6 +25,10 @@ use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Target};
 
 /// Levels of the tallest node; with one in four rising this serves 16 million nodes.
 const HEIGHT_MAX: usize = 12;
+/// Fingers of a list, as a power of two.
+const FINGERS_LOG2: u32 = 7;
+/// A list has one finger until it holds so many nodes: a search of a small list is cheap.
+const FINGERS_FROM_NODES: usize = 2_048;
 
 /// The list. See the module's invariants.
 pub(crate) struct SkipList {
@@ -38,13 +42,31 @@ pub(crate) struct SkipList {
     inner: Mutex<Inner>,
 }
 
+/// Where a node of some kind was inserted last: a node before it at every level, none for the
+/// head; the higher the level, the earlier the node. Others may have been inserted since.
+#[derive(Clone, Default)]
+struct Finger {
+    /// What the keys inserted here have in common, see [`finger_tag`].
+    tag: u64,
+    splice: [NodeId; HEIGHT_MAX],
+}
+
+/// Records that follow each other in time and place have equal tags: keys of one length that
+/// begin alike, put or deleted. Clients' sessions, for one, grow at many places in turn.
+fn finger_tag(target: &Target<'_>, is_tombstone: bool) -> u64 {
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let shape = (target.key.len() as u64) << 1 | u64::from(is_tombstone);
+    (target.prefix() ^ shape.wrapping_mul(SPREAD)).wrapping_mul(SPREAD)
+}
+
 /// What only the writer touches.
 struct Inner {
     nodes: Nodes,
     random: u64,
-    /// Where the last node was inserted: its predecessor at every level, none for the head. The
-    /// next key often belongs right behind it.
-    splice: [NodeId; HEIGHT_MAX],
+    /// Where nodes were inserted: what is written next often belongs right behind one of them.
+    fingers: Vec<Finger>,
+    /// The finger of the last insert.
+    last: usize,
     /// Every node in the order of insertion.
     log: Vec<NodeId>,
     /// Whether that is the order of sequence numbers, too.
@@ -57,7 +79,8 @@ impl SkipList {
         let inner = Inner {
             nodes: Nodes::new(pool),
             random: 0x9e37_79b9_7f4a_7c15,
-            splice: [NodeId::default(); HEIGHT_MAX],
+            fingers: vec![Finger::default()],
+            last: 0,
             log: Vec::new(),
             is_log_sorted: true,
         };
@@ -195,12 +218,14 @@ impl Writer<'_> {
         let list = self.list;
         let target = Target::new(key, seq);
         self.reserve();
-        self.find_splice(&target);
         let height = self.inner.random_height();
-        // SAFETY: the splice holds nodes of this list, which outlives this call.
-        let before = self.inner.splice.map(|id| unsafe { NodeRef::of(id) });
-        let links: [&Link; HEIGHT_MAX] =
-            std::array::from_fn(|level| list.link(before[level], level));
+        self.find_splice(&target, value.is_none(), height);
+        let splice = &self.inner.fingers[self.inner.last].splice;
+        let links: [&Link; HEIGHT_MAX] = std::array::from_fn(|level| {
+            // SAFETY: fingers hold nodes of this list, which outlives this call.
+            let before = unsafe { NodeRef::of(splice[level]) };
+            list.link(before.filter(|_| level < height), level)
+        });
         let follower = links[0].load();
         let is_duplicate = follower.is_some_and(|f| target.compare(f) == Ordering::Equal);
         if is_duplicate {
@@ -209,11 +234,11 @@ impl Writer<'_> {
         let id = self.inner.nodes.create(&target, hash, ordinal, value, &links[..height]);
         // SAFETY: the node was created for this list, which outlives this call.
         let Some(node) = (unsafe { NodeRef::of(id) }) else { return is_duplicate };
-        for (level, link) in links[..height].iter().enumerate() {
+        for link in &links[..height] {
             // SAFETY: the node belongs to this list.
             unsafe { link.store(node) };
-            self.inner.splice[level] = id;
         }
+        self.inner.splice_mut()[..height].fill(id);
         if height > list.height.load(Sync::Relaxed) {
             list.height.store(height, Sync::Relaxed);
         }
@@ -221,8 +246,7 @@ impl Writer<'_> {
         // SAFETY: the node belongs to this list.
         let is_new = unsafe { list.index.put(node) };
         list.keys.store(list.keys() + usize::from(is_new), Sync::Relaxed);
-        let log_bytes = self.inner.log.capacity() * size_of::<NodeId>();
-        let bytes = self.inner.nodes.bytes() + list.index.bytes() + log_bytes;
+        let bytes = self.inner.bytes() + list.index.bytes();
         list.bytes.store(bytes, Sync::Relaxed);
         is_duplicate
     }
@@ -236,42 +260,98 @@ impl Writer<'_> {
         }
     }
 
-    /// Sets the splice to the predecessors of `target` at all levels.
+    /// Makes `last` a finger whose splice holds the predecessors of `target` below `height`.
     ///
-    /// Begins at the lowest level at which the last splice still encloses the target: above it
-    /// nothing changes, so a key near the last one costs a few steps instead of a search.
-    fn find_splice(&mut self, target: &Target<'_>) {
-        let list = self.list;
-        let height = list.height.load(Sync::Relaxed);
-        let enclosing = (0..height).find(|level| self.encloses(target, *level));
-        let start = enclosing.unwrap_or(height);
-        // SAFETY: the splice holds nodes of this list, which outlives this call.
-        let last = |level: usize| unsafe { NodeRef::of(self.inner.splice[level]) };
-        let mut before = if enclosing.is_some() { last(start) } else { None };
+    /// Begins at the lowest level at which a finger still encloses the target, so that a key near
+    /// a place of the same kind costs a few steps instead of a search from the top.
+    fn find_splice(&mut self, target: &Target<'_>, is_tombstone: bool, height: usize) {
+        let list_height = self.list.height.load(Sync::Relaxed);
+        let last = &self.inner.fingers[self.inner.last].splice;
+        let enclosing = if self.encloses(last, 0, target) {
+            Some(0)
+        } else {
+            let is_known = self.inner.choose_finger(finger_tag(target, is_tombstone));
+            let splice = &self.inner.fingers[self.inner.last].splice;
+            let mut levels = 0..list_height;
+            levels.find(|level| is_known && self.encloses(splice, *level, target))
+        };
+        let mut splice = self.inner.fingers[self.inner.last].splice;
+        let start = enclosing.unwrap_or(list_height);
+        let mut before = NodeId::default();
+        if enclosing.is_some() {
+            before = splice[start];
+            // Nodes inserted since may have come between at the levels above.
+            for (level, id) in splice.iter_mut().enumerate().take(height).skip(start + 1) {
+                *id = self.walk(*id, None, level, target).0;
+            }
+        }
         let mut beyond = None;
         for level in (0..start).rev() {
-            loop {
-                let next = list.link(before, level).load();
-                if next == beyond || next.is_none_or(|n| !target.is_after(n)) {
-                    beyond = next;
-                    break;
-                }
-                before = next;
-            }
-            self.inner.splice[level] = NodeId::of(before);
+            (before, beyond) = self.walk(before, beyond, level, target);
+            splice[level] = before;
         }
+        *self.inner.splice_mut() = splice;
     }
 
     /// Whether `target` lies between the splice at `level` and the node that follows it there.
-    fn encloses(&self, target: &Target<'_>, level: usize) -> bool {
-        // SAFETY: the splice holds nodes of this list, which outlives this call.
-        let before = unsafe { NodeRef::of(self.inner.splice[level]) };
+    fn encloses(&self, splice: &[NodeId; HEIGHT_MAX], level: usize, target: &Target<'_>) -> bool {
+        // SAFETY: fingers hold nodes of this list, which outlives this call.
+        let before = unsafe { NodeRef::of(splice[level]) };
         before.is_none_or(|b| target.is_after(b))
             && self.list.link(before, level).load().is_none_or(|n| !target.is_after(n))
+    }
+
+    /// The last node before `target` at `level`, searched from `from` on, and the node behind it.
+    /// A node already known to lie `beyond` need not be compared again.
+    fn walk<'b>(
+        &'b self,
+        from: NodeId,
+        beyond: Option<NodeRef<'b>>,
+        level: usize,
+        target: &Target<'_>,
+    ) -> (NodeId, Option<NodeRef<'b>>) {
+        // SAFETY: `from` is a node of this list, which outlives this call.
+        let mut before = unsafe { NodeRef::of(from) };
+        loop {
+            let next = self.list.link(before, level).load();
+            if next == beyond || next.is_none_or(|n| !target.is_after(n)) {
+                return (NodeId::of(before), next);
+            }
+            before = next;
+        }
     }
 }
 
 impl Inner {
+    /// Memory held, bytes.
+    fn bytes(&self) -> usize {
+        self.nodes.bytes()
+            + self.log.capacity() * size_of::<NodeId>()
+            + self.fingers.capacity() * size_of::<Finger>()
+    }
+
+    fn splice_mut(&mut self) -> &mut [NodeId; HEIGHT_MAX] {
+        let last = self.last;
+        &mut self.fingers[last].splice
+    }
+
+    /// Makes `last` the finger for `tag`; false if it stood at another place until now.
+    fn choose_finger(&mut self, tag: u64) -> bool {
+        if self.fingers.len() == 1 {
+            if self.log.len() < FINGERS_FROM_NODES {
+                return true;
+            }
+            self.fingers.resize(1 << FINGERS_LOG2, Finger::default());
+        }
+        self.last = (tag >> (u64::BITS - FINGERS_LOG2)) as usize;
+        let finger = &mut self.fingers[self.last];
+        let is_known = finger.tag == tag;
+        if !is_known {
+            *finger = Finger { tag, ..Finger::default() };
+        }
+        is_known
+    }
+
     fn append_to_log(&mut self, id: NodeId, seq: u64) {
         // SAFETY: the last logged node is one of the list this belongs to.
         let last = self.log.last().and_then(|id| unsafe { NodeRef::of(*id) });
@@ -446,6 +526,52 @@ mod tests {
             backward.previous();
         }
         assert!(forward.entry().is_none() && backward.entry().is_none());
+    }
+
+    #[test]
+    fn entries_written_at_many_places_in_turn_are_in_order() {
+        const COUNT: u64 = if cfg!(miri) { 300 } else { 30_000 };
+        let list = Arc::new(SkipList::new(pool(), 0));
+        let mut model = BTreeMap::new();
+        let mut random = 7u64;
+        for seq in 1..=COUNT {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seq);
+            let place = (random >> 33) % 90;
+            // Sessions append answers, delete old ones and overwrite their head; some keys fall
+            // anywhere.
+            let (number, is_put) = match (random >> 50) % 4 {
+                0 => (seq, true),
+                1 => (seq.saturating_sub(200 + place), false),
+                2 => (0, true),
+                _ => (random >> 40, true),
+            };
+            let key = Bytes::from(format!("{:08}/{number:012}", place * 7919));
+            let value = is_put.then(|| key.clone());
+            let hash = crate::table::key_hash(crate::types::Family::Data, &key) as u32;
+            list.writer().insert(&key, hash, seq, 0, value.as_ref());
+            model.insert((key, u64::MAX - seq), is_put);
+        }
+        let mut forward = Cursor::forward(list.clone(), None);
+        for ((key, inverse), is_put) in &model {
+            let entry = forward.entry().unwrap();
+            let found = (entry.key, u64::MAX - entry.seq, entry.value.as_slice().is_some());
+            assert_eq!(found, (key.as_ref(), *inverse, *is_put));
+            // Every level is whole: a search from the top finds what level 0 shows.
+            let sought = Cursor::forward(list.clone(), Some((key, u64::MAX - inverse)));
+            assert_eq!(sought.entry().map(|e| e.seq), Some(entry.seq));
+            forward.next();
+        }
+        assert!(forward.entry().is_none());
+        for level in 0..HEIGHT_MAX {
+            let mut nodes =
+                std::iter::successors(list.head[level].load(), |n| n.link(level).load());
+            let key = |n: NodeRef<'_>| (n.key().to_vec(), u64::MAX - n.seq());
+            let Some(mut last) = nodes.next() else { continue };
+            for node in nodes {
+                assert!(key(last) < key(node), "level {level} is sorted");
+                last = node;
+            }
+        }
     }
 
     #[test]
