@@ -198,12 +198,18 @@ pub enum Command {
     /// Operations: `put KEY VALUE`, `del KEY`, `get KEY`, `incr KEY BY`. Words are split at white
     /// space; "…" keeps it, with \" \\ \n \t inside.
     Txn,
-    /// Run a command while holding a lock.
+    /// Run a command while holding a lock, or one of several permits.
     ///
-    /// The command gets HOLDFAST_FENCING_TOKEN. It is ended if the lock is lost.
+    /// The command gets HOLDFAST_FENCING_TOKEN, with --permits also HOLDFAST_SLOT (0 to N - 1). It
+    /// is ended if the lock is lost. The exit code is the command's; 1 if --timeout passed before
+    /// the lock was free.
     Lock {
         /// Name of the lock.
         name: String,
+        /// So many may hold it at once: a semaphore, which is not the lock of that name. All who
+        /// use it say the same number.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        permits: Option<u32>,
         /// The lock is free again this long after its holder has died.
         #[arg(long, value_parser = duration, default_value = "10s")]
         ttl: Duration,

@@ -1,11 +1,11 @@
-//! `lock` and `elect`: doing something only while holding a lock.
+//! `lock` and `elect`: doing something only while holding a lock, a permit or an office.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_client::{Client, Error, LockGuard};
-use holdfast_model::limits::REQUEST_DEADLINE_MAX;
+use holdfast_client::{Client, Error, LockGuard, Permit};
+use holdfast_model::limits::{REQUEST_DEADLINE_MAX, TTL_MAX};
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,77 +17,153 @@ use crate::output;
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Exit code of a command that could not be found, as shells have it.
 const NOT_FOUND: u8 = 127;
+/// Exit codes of a wait that a signal ended, as shells have them.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
 
-/// Waits for the lock for `limit`, or for ever.
-async fn acquire(
-    client: &Client,
-    name: &str,
-    value: &str,
-    ttl: Duration,
-    limit: Option<Duration>,
-) -> Result<Option<LockGuard>, Error> {
-    loop {
-        let lock = client.lock(name.to_owned()).ttl(ttl).value(value.to_owned());
-        match lock.deadline(limit.unwrap_or(REQUEST_DEADLINE_MAX)).acquire().await {
-            Ok(guard) => return Ok(Some(guard)),
-            Err(Error::Deadline { .. }) if limit.is_none() => {}
-            Err(Error::Deadline { last, .. }) if last.contains("held") => return Ok(None),
-            Err(error) => return Err(error),
+/// What `lock` was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct LockArgs<'a> {
+    /// Name of the lock or semaphore.
+    pub name: &'a str,
+    /// How many may hold it at once; none: a lock.
+    pub permits: Option<u32>,
+    /// It is free again this long after its holder has died.
+    pub ttl: Duration,
+    /// How long to wait for it; none: for ever.
+    pub limit: Option<Duration>,
+    /// What to run.
+    pub command: &'a [String],
+}
+
+/// What is held while a command runs.
+enum Held {
+    Lock(LockGuard),
+    Permit(Permit),
+}
+
+impl Held {
+    fn token(&self) -> u64 {
+        match self {
+            Self::Lock(guard) => guard.fencing_token(),
+            Self::Permit(permit) => permit.fencing_token(),
+        }
+    }
+
+    async fn lost(&self) {
+        match self {
+            Self::Lock(guard) => guard.lost().await,
+            Self::Permit(permit) => permit.lost().await,
+        }
+    }
+
+    async fn release(self) -> Result<(), Error> {
+        match self {
+            Self::Lock(guard) => guard.release().await,
+            Self::Permit(permit) => permit.release().await,
         }
     }
 }
 
-/// Runs `command` while holding the lock `name`; waits for it for `limit`, or for ever.
+/// Waits for the lock or a permit; `None` where others held it all the time.
+async fn acquire(client: &Client, args: LockArgs<'_>, holder: &str) -> Result<Option<Held>, Error> {
+    let held = match args.permits {
+        Some(permits) => {
+            let semaphore = client.semaphore(args.name.to_owned(), permits).ttl(args.ttl);
+            let patience = args.limit.unwrap_or(TTL_MAX);
+            semaphore.value(holder.to_owned()).patience(patience).acquire().await.map(Held::Permit)
+        }
+        None => acquire_lock(client, args, holder).await.map(Held::Lock),
+    };
+    match held {
+        Ok(held) => Ok(Some(held)),
+        Err(Error::Deadline { last, .. }) if last.contains("held") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn acquire_lock(
+    client: &Client,
+    args: LockArgs<'_>,
+    holder: &str,
+) -> Result<LockGuard, Error> {
+    loop {
+        let lock = client.lock(args.name.to_owned()).ttl(args.ttl).value(holder.to_owned());
+        match lock.deadline(args.limit.unwrap_or(REQUEST_DEADLINE_MAX)).acquire().await {
+            Err(Error::Deadline { last, .. }) if args.limit.is_none() && last.contains("held") => {}
+            ended => return ended,
+        }
+    }
+}
+
+/// Says who holds what could not be had.
+async fn tell_holders(client: &Client, args: LockArgs<'_>) -> Result<(), Error> {
+    let Some(permits) = args.permits else {
+        let state = client.lock(args.name.to_owned()).inspect().await?;
+        let holder = output::readable(&state.value);
+        output::note(&format!("{} is held: {holder}, token {}", args.name, state.fencing_token));
+        return Ok(());
+    };
+    let state = client.semaphore(args.name.to_owned(), permits).inspect().await?;
+    for holder in &state.holders {
+        let text = output::readable(&holder.value);
+        let (slot, token) = (holder.slot, holder.fencing_token);
+        output::note(&format!("{} is held: {text}, slot {slot}, token {token}", args.name));
+    }
+    Ok(())
+}
+
+/// Runs a command while holding a lock or a permit.
 ///
 /// # Errors
-/// The lock could not be asked for, or the command could not be started.
-pub async fn run(
-    client: &Client,
-    name: &str,
-    ttl: Duration,
-    limit: Option<Duration>,
-    command: &[String],
-) -> Result<Exit> {
-    let Some((program, arguments)) = command.split_first() else {
+/// It could not be asked for, or the command could not be started.
+pub async fn run(client: &Client, args: LockArgs<'_>) -> Result<Exit> {
+    let Some((program, arguments)) = args.command.split_first() else {
         return Err(refused("no command was given"));
     };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let holder = format!("{program} (process {})", std::process::id());
-    let Some(guard) = acquire(client, name, &holder, ttl, limit).await? else {
-        let state = client.lock(name.to_owned()).inspect().await?;
-        let holder = output::readable(&state.value);
-        output::note(&format!("{name} is held: {holder}, token {}", state.fencing_token));
+    // A wait that is dropped leaves the queue.
+    let held = tokio::select! {
+        held = acquire(client, args, &holder) => held?,
+        _ = terminate.recv() => return Ok(Exit::Child(TERMINATED)),
+        _ = interrupt.recv() => return Ok(Exit::Child(INTERRUPTED)),
+    };
+    let Some(held) = held else {
+        tell_holders(client, args).await?;
         return Ok(Exit::No);
     };
-    let mut child = match Command::new(program)
-        .args(arguments)
-        .env("HOLDFAST_FENCING_TOKEN", guard.fencing_token().to_string())
-        .stdin(Stdio::inherit())
-        .spawn()
-    {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::inherit());
+    command.env("HOLDFAST_FENCING_TOKEN", held.token().to_string());
+    if let Held::Permit(permit) = &held {
+        command.env("HOLDFAST_SLOT", permit.slot().to_string());
+    }
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            guard.release().await?;
+            held.release().await?;
             output::note(&format!("{program}: {error}"));
             return Ok(Exit::Child(NOT_FOUND));
         }
     };
-    let exit = attend(&mut child, &guard).await?;
-    if exit.is_none() {
-        output::note(&format!("the lock {name} was lost; the command was ended"));
+    let Some(exit) = attend(&mut child, &held).await? else {
+        output::note(&format!("the lock {} was lost; the command was ended", args.name));
         return Ok(Exit::Failed);
-    }
-    guard.release().await?;
-    Ok(exit.unwrap_or(Exit::Failed))
+    };
+    held.release().await?;
+    Ok(exit)
 }
 
 /// Waits for the command; ends it if the lock is lost (`None`), hands signals on.
-async fn attend(child: &mut Child, guard: &LockGuard) -> Result<Option<Exit>> {
+async fn attend(child: &mut Child, held: &Held) -> Result<Option<Exit>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
             status = child.wait() => return Ok(Some(exit_of(status?))),
-            () = guard.lost() => {
+            () = held.lost() => {
                 end(child).await?;
                 return Ok(None);
             }
@@ -137,14 +213,20 @@ pub async fn elect(
 ) -> Result<Exit> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let election = client.election(name.to_owned()).ttl(ttl).patience(limit.unwrap_or(TTL_MAX));
+    // A candidacy that is dropped is withdrawn.
     let elected = tokio::select! {
-        elected = acquire(client, name, value, ttl, limit) => elected?,
-        _ = terminate.recv() => return Ok(Exit::No),
-        _ = interrupt.recv() => return Ok(Exit::No),
+        elected = election.campaign(value.to_owned()) => elected,
+        _ = terminate.recv() => return Ok(Exit::Child(TERMINATED)),
+        _ = interrupt.recv() => return Ok(Exit::Child(INTERRUPTED)),
     };
-    let Some(guard) = elected else {
-        output::note(&format!("{name}: someone else leads"));
-        return Ok(Exit::No);
+    let guard = match elected {
+        Ok(guard) => guard,
+        Err(Error::Deadline { last, .. }) if last.contains("held") => {
+            output::note(&format!("{name}: someone else leads"));
+            return Ok(Exit::No);
+        }
+        Err(error) => return Err(error.into()),
     };
     output::line(&format!("elected token {}", guard.fencing_token()))?;
     tokio::select! {

@@ -76,7 +76,13 @@ async fn run(cli: &Cli) -> Result<Exit> {
             output::emit(&script)?;
             Ok(Exit::Done)
         }
-        _ => with_client(cli, &session::client(cli)?).await,
+        _ => {
+            let client = session::client(cli)?;
+            let exit = with_client(cli, &client).await;
+            // What was dropped on the way (a place in a queue) is given back first.
+            client.close().await;
+            exit
+        }
     }
 }
 
@@ -97,8 +103,9 @@ async fn with_client(cli: &Cli, client: &Client) -> Result<Exit> {
             transfer::load(client, &cli.keyspace, file, *resume).await
         }
         Command::Dump { prefix, format } => transfer::dump(client, prefix, *format).await,
-        Command::Lock { name, ttl, command } => {
-            lock::run(client, name, *ttl, cli.patience, command).await
+        Command::Lock { name, permits, ttl, command } => {
+            let (permits, ttl, limit) = (*permits, *ttl, cli.patience);
+            lock::run(client, lock::LockArgs { name, permits, ttl, limit, command }).await
         }
         Command::Elect { name, value, ttl } => {
             lock::elect(client, name, value, *ttl, cli.patience).await

@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) cache: Arc<MapCache>,
     pub(crate) sessions: Sessions,
     tasks: Tasks,
+    /// What gives locks and places in queues back after their owners have been dropped.
+    pub(crate) farewells: Tasks,
 }
 
 impl Drop for Inner {
@@ -161,6 +163,7 @@ impl ClientBuilder {
             doors: self.doors,
             cache: cache.clone(),
             tasks: tasks.clone(),
+            farewells: Tasks::new(),
         });
         if !self.direct {
             tasks.spawn(cache.follow(tasks.stop_wish()));
@@ -274,10 +277,14 @@ impl Client {
         self.inner.cache.routes().map.clone()
     }
 
-    /// Ends this client's sessions, so that the ranges need not remember it, and stops its tasks.
-    /// Worth its round trip for short-lived clients; without it sessions end after 15 idle
-    /// minutes. Other clones can go on; their next mutation opens new sessions.
+    /// Waits until what was dropped (locks, permits, leaderships) has been given back, and ends
+    /// this client's sessions, so that the ranges need not remember it; a second for each at most.
+    /// Worth its round trips for short-lived clients: without it what was dropped ends by its
+    /// TTL, and sessions after 15 idle minutes. Other clones can go on; their next mutation opens
+    /// new sessions.
     pub async fn close(self) {
+        // What has not been given back by then is left to its TTL.
+        let _ = self.inner.farewells.stop(CLOSE_PATIENCE.min(self.deadline)).await;
         let limit = Limit::after(CLOSE_PATIENCE.min(self.deadline));
         self.inner.close_sessions(limit).await;
     }

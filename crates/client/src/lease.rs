@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use holdfast_model::{LeaseId, position};
-use holdfast_runtime::{Deadline, Elapsed, sleep};
+use holdfast_runtime::{Elapsed, sleep};
 use holdfast_wire::v1;
 use tokio::sync::watch;
 
@@ -45,7 +45,7 @@ impl Client {
 
     /// A handle on a lease that someone else was granted, or this program before a restart.
     pub fn lease(&self, id: LeaseId) -> Lease {
-        Lease { client: self.clone(), id, ttl: Duration::ZERO }
+        Lease { client: self.clone(), id, ttl: Duration::ZERO, asked: None }
     }
 }
 
@@ -86,9 +86,10 @@ impl GrantLease {
             session: None,
         };
         let limit = client.limit();
+        let asked = Some(client.inner.doors.clock.monotonic());
         let answer = client.mutate(&method::LEASE_GRANT, request, place, limit).await?;
         let (id, ttl) = (LeaseId(answer.lease_id), Duration::from_millis(answer.ttl_ms));
-        Ok(Lease { client, id, ttl })
+        Ok(Lease { client, id, ttl, asked })
     }
 }
 
@@ -111,6 +112,8 @@ pub struct Lease {
     client: Client,
     id: LeaseId,
     ttl: Duration,
+    /// Monotonic time before it was granted; none where somebody else asked for it.
+    asked: Option<Duration>,
 }
 
 impl Lease {
@@ -122,6 +125,10 @@ impl Lease {
     /// What it was granted for; zero for a handle from [`Client::lease`].
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Renews it once; answers the time it now has.
@@ -195,21 +202,29 @@ impl Lease {
     }
 
     /// Renews until the lease has ended, or must be taken to have.
+    ///
+    /// Its end is counted from before each request: no answer can promise more.
     async fn beat(&self) {
-        let mut ttl = self.ttl.max(BEAT_MIN);
-        let mut ends = Deadline::after(ttl);
+        let clock = &self.client.inner.doors.clock;
+        let mut pause = self.ttl / BEATS_PER_TTL;
+        let mut ends = match self.asked {
+            Some(asked) => asked + self.ttl,
+            // Of unknown age: renewed at once, and lost if that is not possible.
+            None => clock.monotonic() + self.client.deadline,
+        };
         loop {
-            // Counted from before the request: no answer can promise more than this.
-            let asked = self.client.inner.doors.clock.monotonic();
-            let limit = Limit { total: ttl, deadline: ends };
-            match self.renew_within(limit).await {
-                Ok(left) => {
-                    ttl = left;
-                    let spent = self.client.inner.doors.clock.monotonic().saturating_sub(asked);
-                    ends = Deadline::after(left.saturating_sub(spent));
-                    sleep((left / BEATS_PER_TTL).max(BEAT_MIN)).await;
+            sleep(pause.min(ends.saturating_sub(clock.monotonic()))).await;
+            let asked = clock.monotonic();
+            let left = ends.saturating_sub(asked);
+            if left.is_zero() {
+                return;
+            }
+            match self.renew_within(Limit::after(left)).await {
+                Ok(ttl) => {
+                    ends = asked + ttl;
+                    pause = (ttl / BEATS_PER_TTL).max(BEAT_MIN);
                 }
-                Err(error) if error.is_retryable() && !ends.has_passed() => sleep(BEAT_MIN).await,
+                Err(error) if error.is_retryable() => pause = BEAT_MIN,
                 Err(_) => return,
             }
         }
@@ -220,12 +235,17 @@ impl Lease {
     /// # Errors
     /// [`Error::LeaseNotFound`]; [`Error::Unknown`]: it may have ended.
     pub async fn revoke(self) -> Result<u64, Error> {
+        let patience = self.client.deadline;
+        self.revoke_within(patience).await
+    }
+
+    pub(crate) async fn revoke_within(self, patience: Duration) -> Result<u64, Error> {
         let request = v1::LeaseRevokeRequest {
             keyspace: self.client.wire_keyspace(),
             lease_id: self.id.0,
             session: None,
         };
-        let (place, limit) = (self.id.position(), self.client.limit());
+        let (place, limit) = (self.id.position(), Limit::after(patience));
         let answer = self.client.mutate(&method::LEASE_REVOKE, request, place, limit).await?;
         Ok(answer.deleted)
     }

@@ -40,9 +40,11 @@ mod options;
 mod prefix;
 mod read;
 mod scan;
+mod semaphore;
 mod session;
 mod streams;
 mod transport;
+mod turns;
 mod txn;
 mod types;
 mod watch;
@@ -53,7 +55,7 @@ pub use client::{Client, ClientBuilder};
 pub use cluster::{Cluster, Founded, NodeStatus, ReplicaStatus};
 pub use counter::{COUNTER_SHARDS_MAX, Counter};
 pub use doors::Doors;
-pub use election::{Election, Leader};
+pub use election::{Election, Leader, Leaders, Leadership};
 pub use error::Error;
 pub use holdfast_model::{
     ClusterId, ClusterMap, History, KeyspaceDescriptor, LeaseId, NodeId, RangeId, Revision,
@@ -64,6 +66,7 @@ pub use operation::{Compare, Operation, Relation};
 pub use prefix::DeletePrefix;
 pub use read::{Get, GetAnswer};
 pub use scan::{Scan, ScanBuilder, ScanPage};
+pub use semaphore::{Holder, Permit, Semaphore, SemaphoreState};
 pub use txn::{Txn, TxnAnswer, TxnResult};
 pub use types::{Condition, Entry, FollowerChoice, Origin, ReadLevel, ReadPoint, Staleness};
 pub use watch::{Event, EventKind, Watch, WatchBatch, WatchBuilder};

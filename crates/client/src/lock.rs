@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_model::position;
-use holdfast_runtime::{Deadline, Handle, sleep, spawn};
+use holdfast_runtime::{Deadline, Handle, sleep};
 use holdfast_wire::v1;
 use tokio::sync::watch;
 
@@ -324,7 +324,7 @@ impl Drop for Claim {
             return;
         }
         let party = self.party.clone();
-        spawn(async move {
+        self.party.client.inner.farewells.spawn(async move {
             let limit = Limit::after(RELEASE_PATIENCE);
             if let Err(error) = party.release(0, limit).await {
                 tracing::debug!(%error, "a lock was left to its TTL");
