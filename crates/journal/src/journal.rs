@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::group::{Entry, GroupId, LogPosition, LogState};
 use crate::queue::Done;
 use crate::read;
@@ -139,6 +139,25 @@ impl Journal {
         self.change(|state| state.destroy_group(group, done))
     }
 
+    /// Gives a group up because something of it, here or elsewhere, turned out to be damaged:
+    /// from now on it may only be destroyed, also by a later run of the process.
+    ///
+    /// The verdict is durable with the next mark, a few milliseconds later. Giving it up again, or
+    /// a group that is not there, does nothing.
+    pub fn retire_group(&self, group: GroupId) {
+        let given_up = self.change(|state| {
+            state.hit(group);
+            Ok(())
+        });
+        assert!(given_up.is_ok(), "giving up needs nothing");
+    }
+
+    /// Groups that corruption hit, in order.
+    pub fn hit_groups(&self) -> Vec<GroupId> {
+        let state = self.lock();
+        state.groups.iter().filter(|(_, group)| group.hit).map(|(id, _)| *id).collect()
+    }
+
     /// All groups, damaged ones included, in order.
     pub fn groups(&self) -> Vec<GroupId> {
         self.lock().groups.keys().copied().collect()
@@ -181,10 +200,15 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Purged`](crate::Error::Purged) if the range starts below the first index held.
-    /// [`Error::Corrupt`](crate::Error::Corrupt): retire the replica.
+    /// [`Error::Corrupt`](crate::Error::Corrupt): the group is hit from now on, as after
+    /// [`Journal::retire_group`]; retire the replica.
     pub fn read(&self, group: GroupId, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>> {
         let plan = read::plan(&self.lock(), group, range, bytes_max)?;
-        plan.run()
+        let read = plan.run();
+        if read.as_ref().is_err_and(Error::is_corruption) {
+            self.retire_group(group);
+        }
+        read
     }
 
     /// The position after everything queued so far. Positions count records, and only compare

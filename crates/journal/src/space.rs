@@ -292,7 +292,7 @@ impl Writer {
             match read_run(reading, group, run) {
                 Ok(read) => payloads.extend(read),
                 Err(error) if error.is_corruption() => {
-                    self.mark_hit(group);
+                    self.journal.lock().hit(group);
                     return Ok(true);
                 }
                 Err(error) => return Err(error),
@@ -305,17 +305,6 @@ impl Writer {
             state.push_moved(Draft { kind: RecordKind::Entry, group, position, payload, moves });
         }
         Ok(true)
-    }
-
-    /// A live record of the group is damaged: from now on it may only be destroyed.
-    fn mark_hit(&mut self, group: GroupId) {
-        let mut state = self.journal.lock();
-        state.hit(group);
-        drop(state);
-        if let Some(tail) = self.tails.get_mut(&group) {
-            tail.hit = true;
-        }
-        self.unmarked = true;
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) poisoned: Option<String>,
     /// Whether the writer sleeps on the condition variable.
     pub(crate) parked: bool,
+    /// Groups found damaged since the writer looked last; their verdict is to be written.
+    pub(crate) verdicts: Vec<GroupId>,
     pub(crate) counters: Stats,
     cached_bytes: u64,
     /// Appends whose payloads are cached, oldest first, by their last index.
@@ -104,6 +106,7 @@ impl State {
             disk_full: false,
             poisoned: None,
             parked: false,
+            verdicts: Vec::new(),
             counters: Stats::default(),
             cached_bytes: 0,
             cache_order: VecDeque::new(),
@@ -120,7 +123,7 @@ impl State {
 
     /// Whether the writer has anything to write, urgent or not.
     pub(crate) fn has_work(&self) -> bool {
-        !self.queue.is_empty() || !self.committed_waits.is_empty()
+        !self.queue.is_empty() || !self.committed_waits.is_empty() || !self.verdicts.is_empty()
     }
 
     /// A group that may be written to.
@@ -369,9 +372,11 @@ impl State {
     /// Gives up everything a damaged group had; it may only be destroyed from now on.
     pub(crate) fn hit(&mut self, group: GroupId) {
         let sequence = self.queue.next_sequence;
-        if let Some(state) = self.groups.get_mut(&group) {
+        if let Some(state) = self.groups.get_mut(&group).filter(|state| !state.hit) {
             state.hit = true;
             self.cached_bytes -= state.release_all(&mut self.ledger, sequence);
+            self.committed_waits.remove(&group);
+            self.verdicts.push(group);
         }
     }
 

@@ -144,6 +144,11 @@ impl Writer {
             return Ok(None);
         }
         state.queue_committed();
+        for group in std::mem::take(&mut state.verdicts) {
+            // A group whose first record is among those taken now gets its line here.
+            let fresh = Tail { group, last: 0, hit: true };
+            self.tails.entry(group).or_insert(fresh).hit = true;
+        }
         let work = state.queue.take(std::mem::take(&mut self.idle));
         state.writing_bytes = work.bytes;
         Ok(Some((work, !urgent)))

@@ -211,3 +211,46 @@ fn a_damaged_entry_is_refused_when_it_is_read() {
     let refused = rig.journal.read(g, 1..4, 1000).unwrap_err();
     assert!(refused.is_corruption() && !refused.is_fatal(), "{refused}");
 }
+
+#[test]
+fn a_group_whose_entry_is_found_damaged_takes_no_part_any_more_not_even_after_a_restart() {
+    let mut rig = Rig::new(holdfast_journal::JournalOptions { cache_bytes: 0, ..small() });
+    let (g, other) = (rig.create(1), rig.create(2));
+    for group in [g, other] {
+        rig.journal.append(group, entries(1, 1..4, 64), ignore()).unwrap();
+        rig.journal.save_vote(group, Bytes::from_static(b"vote"), ignore()).unwrap();
+    }
+    rig.rest();
+    let (path, _) = segments(&rig.disk).pop().unwrap();
+    let records = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap();
+    let records: Vec<_> = records.flat_map(|batch| batch.records).collect();
+    let second = records.iter().find(|r| r.group == g && r.position == at(1, 2)).unwrap();
+    rig.disk.flip_bit(&path, second.offset + 66, 0).unwrap();
+    assert_eq!(rig.journal.hit_groups(), []);
+    rig.journal.read(g, 1..4, 1000).unwrap_err();
+    assert_eq!(rig.journal.hit_groups(), [g]);
+    let vote = rig.journal.save_vote(g, Bytes::from_static(b"later"), ignore());
+    assert!(matches!(vote, Err(Error::GroupHit(_))), "{vote:?}");
+    // The evidence goes, the verdict stays.
+    rig.disk.flip_bit(&path, second.offset + 66, 0).unwrap();
+    rig.rest();
+    let rig = rig.reopen(small());
+    assert_eq!(rig.recovery.hit, [g]);
+    assert_eq!(rig.journal.read(other, 1..4, 1000).unwrap(), entries(1, 1..4, 64));
+    assert_eq!(rig.journal.vote(other).as_deref(), Some(&b"vote"[..]));
+}
+
+#[test]
+fn a_group_that_is_given_up_right_after_its_creation_stays_given_up() {
+    let mut rig = Rig::new(small());
+    let created = rig.journal.create_group(group(1), Bytes::new(), ignore());
+    created.unwrap();
+    rig.journal.retire_group(group(1));
+    rig.journal.retire_group(group(9));
+    rig.rest();
+    let mut rig = rig.reopen(small());
+    assert_eq!(rig.recovery.hit, [group(1)]);
+    rig.journal.destroy_group(group(1), ignore()).unwrap();
+    rig.rest();
+    assert_eq!(rig.reopen(small()).recovery.hit, []);
+}
