@@ -96,8 +96,15 @@ pub async fn health(endpoints: &[String], timeout: Duration) -> Health {
                 if status.state != "serving" {
                     health.problems.push(format!("node {}: {}", node.id.0, status.state));
                 }
-                for replica in status.replicas.into_iter().filter(|r| r.role == "leader") {
-                    led.insert(replica.range_id, replica.fully_replicated);
+                for replica in status.replicas {
+                    if replica.role == "leader" {
+                        led.insert(replica.range_id, replica.fully_replicated);
+                    }
+                    if !replica.failure.is_empty() {
+                        let (node, range, failure) = (node.id.0, replica.range_id, replica.failure);
+                        let problem = format!("node {node}: replica of range {range} {failure}");
+                        health.problems.push(problem);
+                    }
                 }
             }
             Err(error) => health.problems.push(format!("node {}: {error:#}", node.id.0)),

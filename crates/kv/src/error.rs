@@ -82,6 +82,15 @@ impl Error {
         matches!(self, Self::Compacted { .. } | Self::Future { .. } | Self::WrongSpan { .. })
     }
 
+    /// Whether something of this replica is not what was written: it must be replaced.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Self::Engine(error) => error.is_corruption(),
+            Self::MalformedRecord { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the process must stop, since the disk can no longer be trusted.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Engine(error) if error.is_fatal())

@@ -44,6 +44,11 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
             break;
         }
     }
+    let ended = inner.raft.metrics().borrow_watched().running_state.clone();
+    inner.health.failed(match ended {
+        Err(fatal) => format!("Raft core: {fatal}"),
+        Ok(()) => "Raft core ended".into(),
+    });
     let stopped = LeaderInfo { role: Role::Stopped, ..inner.leadership.info() };
     inner.leadership.update(stopped, &Default::default());
 }

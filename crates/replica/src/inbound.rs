@@ -30,6 +30,9 @@ impl Replica {
         requests: mpsc::Receiver<peer::AppendRequest>,
     ) -> mpsc::Receiver<peer::AppendResponse> {
         let (answers, receiver) = mpsc::channel(SESSION_RESPONSES_MAX);
+        if !self.inner.health.is_good() {
+            return receiver;
+        }
         let inner = self.inner.clone();
         let input = requests_of(inner.clone(), requests);
         let serve = async move {
@@ -56,6 +59,7 @@ impl Replica {
         &self,
         request: peer::AppendRequest,
     ) -> Result<peer::AppendResponse> {
+        self.inner.check_health()?;
         let request = convert::append_from_wire(request)?;
         self.inner.heard();
         let inner = &self.inner;
@@ -75,6 +79,7 @@ impl Replica {
     /// [`Error::Malformed`]; [`Error::Stopped`] also for the refusal.
     pub async fn handle_vote(&self, request: peer::VoteRequest) -> Result<peer::VoteResponse> {
         let inner = &self.inner;
+        inner.check_health()?;
         if !inner.may_campaign() && !request.leadership_transfer {
             return Err(Error::Stopped("its vote waits until old leases have run out".into()));
         }
@@ -96,8 +101,9 @@ impl Replica {
         &self,
         request: peer::TransferLeader,
     ) -> Result<peer::TransferResponse> {
-        let request = convert::transfer_from_wire(&request)?;
         let inner = &self.inner;
+        inner.check_health()?;
+        let request = convert::transfer_from_wire(&request)?;
         let handled = inner.raft.handle_transfer_leader(request);
         let handled = runtime::scope(inner.context.clone(), handled).await;
         match handled.map_err(|fatal: Fatal| Error::Stopped(fatal.to_string()))? {
@@ -110,7 +116,8 @@ impl Replica {
     /// lease. Only the leader has one; the answer carries the error otherwise.
     pub async fn handle_read_index(&self) -> peer::ReadIndexResponse {
         let inner = &self.inner;
-        let found = match inner.leadership.is_leader() {
+        let leads = inner.leadership.is_leader() && inner.health.is_good();
+        let found = match leads {
             true => timeout(READ_INDEX_MAX, inner.rounds.join()).await,
             false => Ok(Err(ReadError::NotLeader { leader: inner.leadership.leader() })),
         };
@@ -133,6 +140,7 @@ impl Replica {
     /// [`Error::Misdirected`], [`Error::Malformed`]; [`Error::Engine`] where it cannot be staged.
     pub async fn begin_snapshot(&self, header: &peer::SnapshotHeader) -> Result<SnapshotReceiver> {
         let inner = &self.inner;
+        inner.check_health()?;
         let options = &inner.options;
         if header.cluster_id[..] != options.cluster.to_bytes() {
             return Err(Error::Misdirected("snapshot of another cluster"));
@@ -254,6 +262,19 @@ fn fits_log(inner: &Inner, incoming: &Incoming) -> bool {
 }
 
 impl Inner {
+    /// Refuses to take part once the replica cannot be trusted.
+    fn check_health(&self) -> Result<()> {
+        match self.health.failure() {
+            Some(failure) => Err(Error::Stopped(failure.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to read once the replica cannot be trusted.
+    pub(crate) fn check_health_of_read(&self) -> std::result::Result<(), ReadError> {
+        if self.health.is_good() { Ok(()) } else { Err(ReadError::Stopped) }
+    }
+
     /// Notes that the leader made itself heard.
     pub(crate) fn heard(&self) {
         let now = self.clock.monotonic().as_nanos();

@@ -43,6 +43,14 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// Follower reads longer ago than this are over.
 const PROBE_IDLE: Duration = Duration::from_secs(10);
 
+/// Ends the replica once it was found that it cannot go on.
+pub(crate) async fn retire(inner: Arc<Inner>) {
+    inner.health.ended.notified().await;
+    inner.progress.hub.stop();
+    // openraft's core has ended after this, however it ended.
+    let _ = inner.raft.shutdown().await;
+}
+
 /// Proposes `Expire` whenever something is due, while this replica leads.
 pub(crate) async fn expire(inner: Arc<Inner>) {
     let mut leader = inner.leadership.watch();

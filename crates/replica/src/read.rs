@@ -86,6 +86,7 @@ impl Replica {
     /// [`ReadError`]. Linearizable and lease reads wait for a leader and a quorum until the
     /// deadline.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadView, ReadError> {
+        self.inner.check_health_of_read()?;
         let (term, staleness) = match request.level {
             ReadLevel::Linearizable => {
                 let found = self.by_round(&self.inner.rounds, false, request).await?;
@@ -101,6 +102,7 @@ impl Replica {
             }
         };
         let point = self.reach(request).await?;
+        self.inner.check_health_of_read()?;
         let epoch = RangeEpoch(self.inner.progress.epoch.load(Ordering::Acquire));
         Ok(ReadView { reader: self.inner.reader.clone(), point, staleness, term, epoch })
     }

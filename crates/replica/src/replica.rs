@@ -21,6 +21,7 @@ use crate::admission::Admission;
 use crate::deps::Deps;
 use crate::elections;
 use crate::error::{Error, ProposeError, Result, WatchError};
+use crate::health::{Failure, Health};
 use crate::keeper::{self, RENEWALS_WAITING_MAX, Renewing};
 use crate::leadership::{LeaderInfo, Leadership, Role, WallClocks};
 use crate::options::ReplicaOptions;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) reader: Reader,
     pub(crate) progress: Arc<Progress>,
     pub(crate) leadership: Arc<Leadership>,
+    pub(crate) health: Arc<Health>,
     pub(crate) network: Arc<NetworkShared>,
     pub(crate) proposer: Proposer,
     pub(crate) rounds: Rounds,
@@ -134,6 +136,9 @@ impl Replica {
         command: &Command,
         deadline: Deadline,
     ) -> std::result::Result<Committed, ProposeError> {
+        if !self.inner.health.is_good() {
+            return Err(ProposeError::Stopped);
+        }
         self.inner.proposer.propose(command, deadline).await
     }
 
@@ -146,6 +151,9 @@ impl Replica {
         leases: Vec<LeaseId>,
         deadline: Deadline,
     ) -> std::result::Result<Vec<Renewal>, ProposeError> {
+        if !self.inner.health.is_good() {
+            return Err(ProposeError::Stopped);
+        }
         if !self.inner.leadership.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.inner.leadership.leader() });
         }
@@ -216,6 +224,17 @@ impl Replica {
         runtime::scope(context, elections::transfer(&self.inner, to)).await
     }
 
+    /// Why this replica ended, if it ended without having been asked to.
+    pub fn failure(&self) -> Option<Failure> {
+        self.inner.health.failure()
+    }
+
+    /// Something of this replica is not what was written, as somebody else found out: it takes no
+    /// further part in anything, for ever.
+    pub fn report_damage(&self, reason: &str) {
+        self.inner.health.damaged(reason.to_owned());
+    }
+
     /// Stops the replica: hands leadership over first, then ends all tasks.
     ///
     /// What waits is answered with `Stopped` where it was not proposed, as unknown otherwise.
@@ -232,6 +251,7 @@ impl Replica {
     /// Stops the replica at once, as a crash of the process would end it.
     pub async fn stop(&self) {
         let inner = &self.inner;
+        inner.health.stopping();
         inner.progress.hub.stop();
         inner.tasks.ask_to_stop();
         // openraft's core has ended after this, however it ended.
@@ -298,8 +318,10 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let leadership = Arc::new(Leadership::new(deps.clock.clone(), options.node, offset_max, walls));
     let progress = new_progress(&options, &reader, &leadership);
     let network = new_network(&options, &deps);
-    let fatal = deps.fatal.clone();
-    let log = LogStore { journal: deps.journal.clone(), group, fatal: fatal.clone() };
+    let health = Health::new(group, deps.journal.clone(), deps.fatal.clone());
+    let judge = health.clone();
+    reader.on_damage(move |error| judge.judge(error));
+    let log = LogStore { journal: deps.journal.clone(), group, health: health.clone() };
     let machine = Machine {
         state,
         reader: reader.clone(),
@@ -308,7 +330,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         pool: deps.pool.clone(),
         progress: progress.clone(),
         engine_work: deps.engine_work.clone(),
-        fatal,
+        health: health.clone(),
     };
     let factory = Factory(network.clone());
     let built = Group::build(options.replica, config, factory, log, machine).await;
@@ -338,6 +360,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         reader,
         progress,
         leadership,
+        health,
         network,
         proposer,
         rounds,
@@ -432,6 +455,7 @@ impl Inner {
 
     fn start(self: &Arc<Self>, queues: Queues) {
         self.spawn(elections::follow(self.clone()));
+        self.spawn(keeper::retire(self.clone()));
         self.spawn(elections::begin_campaigning(self.clone()));
         let packer = Packer::new(queues.proposals, self.raft.clone(), &self.proposer);
         self.spawn(packer.run());

@@ -33,6 +33,10 @@ impl Reader {
     /// # Errors
     /// Engine errors; [`Error::MalformedRecord`].
     pub fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
+        self.shared.noted(self.read_lease(id))
+    }
+
+    fn read_lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
         let record = self.engine.get(Family::Lease, &lease_key(id), newest())?;
         record.map(|record| lease_info(id, record.value)).transpose()
     }
@@ -42,6 +46,10 @@ impl Reader {
     /// # Errors
     /// As [`Reader::lease`].
     pub fn leases(&self, after: LeaseId, limit: usize) -> Result<Vec<LeaseInfo>> {
+        self.shared.noted(self.read_leases(after, limit))
+    }
+
+    fn read_leases(&self, after: LeaseId, limit: usize) -> Result<Vec<LeaseInfo>> {
         let mut leases = Vec::new();
         let mut next = after.0.checked_add(1);
         while let Some(from) = next.filter(|_| leases.len() < limit) {
@@ -64,6 +72,10 @@ impl Reader {
     /// # Errors
     /// As [`Reader::lease`].
     pub fn lease_keys(&self, id: LeaseId, after: &Bytes, limit: usize) -> Result<Vec<Bytes>> {
+        self.shared.noted(self.read_lease_keys(id, after, limit))
+    }
+
+    fn read_lease_keys(&self, id: LeaseId, after: &Bytes, limit: usize) -> Result<Vec<Bytes>> {
         let (_, end) = attachments_of(id);
         let from = attachment_key(id, &Attachment::Key(after.clone()));
         let bounds = (Bound::Excluded(from), Bound::Excluded(end));
@@ -83,6 +95,10 @@ impl Reader {
     /// # Errors
     /// [`Error::WrongSpan`]; otherwise as [`Reader::lease`].
     pub fn lock(&self, name: &Bytes) -> Result<LockState> {
+        self.shared.noted(self.read_lock(name))
+    }
+
+    fn read_lock(&self, name: &Bytes) -> Result<LockState> {
         let truth = self.configured()?;
         if !truth.owns(name) {
             return Err(Error::WrongSpan { epoch: truth.epoch });
@@ -94,7 +110,7 @@ impl Reader {
         let mut lock: LockRecord = unseal("lock", record.value)?;
         if let Some(holder) = &mut lock.holder {
             if holder.lease != 0 {
-                let lease = self.lease(LeaseId(holder.lease))?;
+                let lease = self.read_lease(LeaseId(holder.lease))?;
                 holder.expires_at_ms = lease.map_or(0, |lease| lease.expires_at_ms);
             }
             if holder.expires_at_ms <= clock_ms {

@@ -31,6 +31,16 @@ impl Reader {
         bytes_max: usize,
         previous: bool,
     ) -> Result<ChangesPage> {
+        self.shared.noted(self.read_changes(since, upto, bytes_max, previous))
+    }
+
+    fn read_changes(
+        &self,
+        since: Revision,
+        upto: Revision,
+        bytes_max: usize,
+        previous: bool,
+    ) -> Result<ChangesPage> {
         let truth = self.configured()?;
         if since.0 + 1 < self.compacted().0 {
             return Err(Error::Compacted { oldest: self.compacted() });
@@ -72,11 +82,12 @@ impl Reader {
         if before < self.compacted() {
             return Ok(None);
         }
-        match self.engine.get(Family::Data, key, self.point().at_revision(before)) {
+        let found = self.engine.get(Family::Data, key, self.point().at_revision(before));
+        self.shared.noted(match found {
             Ok(record) => record.map(|record| decode(key.clone(), record)).transpose(),
             Err(holdfast_lsm::Error::Compacted { .. }) => Ok(None),
             Err(error) => Err(error.into()),
-        }
+        })
     }
 }
 

@@ -13,8 +13,8 @@ mod history;
 mod pages;
 
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -50,6 +50,22 @@ pub(crate) struct SharedState {
     pub sessions: AtomicU64,
     pub session_answers: AtomicU64,
     pub session_bytes: AtomicU64,
+    /// Told of every error that is nobody's but this replica's.
+    alarm: OnceLock<Alarm>,
+}
+
+type Alarm = Box<dyn Fn(&Error) + Send + Sync>;
+
+impl SharedState {
+    /// Raises the alarm where `result` means that this replica is damaged or its disk is.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(error), Some(alarm)) = (&result, self.alarm.get())
+            && (error.is_corruption() || error.is_fatal())
+        {
+            alarm(error);
+        }
+        result
+    }
 }
 
 /// At which state a read looks.
@@ -99,6 +115,14 @@ impl View {
 impl Reader {
     pub(crate) fn new(engine: Arc<Engine>, shared: Arc<SharedState>) -> Self {
         Self { engine, shared }
+    }
+
+    /// Has `alarm` called with every error that means that the replica is damaged or its disk
+    /// fails, whichever view of the state meets it. It must return at once; only the first one
+    /// given counts.
+    pub fn on_damage(&self, alarm: impl Fn(&Error) + Send + Sync + 'static) {
+        // A second alarm is refused by contract; the first one stays.
+        let _ = self.shared.alarm.set(Box::new(alarm));
     }
 
     /// The newest read point.
@@ -181,7 +205,8 @@ impl Reader {
     /// # Errors
     /// As [`Reader::lease`].
     pub fn next_due_ms(&self) -> Result<Option<u64>> {
-        first_due_ms(&self.engine, self.shared.expiry_floor_ms.load(Ordering::Acquire))
+        let floor_ms = self.shared.expiry_floor_ms.load(Ordering::Acquire);
+        self.shared.noted(first_due_ms(&self.engine, floor_ms))
     }
 
     /// A hash of the whole logical state; see `hash.rs` for what it covers.
@@ -193,7 +218,8 @@ impl Reader {
     /// As [`Reader::lease`].
     pub fn state_hash(&self) -> Result<u64> {
         let published = self.shared.published.load();
-        crate::hash::state_hash(&self.engine, self.point(), &published)
+        let hash = crate::hash::state_hash(&self.engine, self.point(), &published);
+        self.shared.noted(hash)
     }
 
     /// Runs a read at a state; a current read that compaction has overtaken starts again.
@@ -205,7 +231,7 @@ impl Reader {
                 Err(Error::Compacted { .. }) if at == At::Current && restarts < RESTARTS_MAX => {
                     restarts += 1;
                 }
-                answer => return answer,
+                answer => return self.shared.noted(answer),
             }
         }
     }

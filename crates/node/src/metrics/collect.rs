@@ -132,9 +132,12 @@ impl Sources {
             applied.push(([("range", range)], status.point.index.0));
             revisions.push(([("range", range)], status.point.revision.0));
         }
-        *roles.entry(role_name(Role::Stopped)).or_insert(0) += self.registry.broken().len() as u64;
+        let broken = self.registry.broken();
+        *roles.entry(role_name(Role::Stopped)).or_insert(0) += broken.len() as u64;
+        let failed = broken.keys().map(|g| ([("range", g.range.0), ("replica", g.replica.0)], 1));
         let roles = roles.into_iter().map(|(role, count)| ([("role", role)], count));
         page.gauges("replicas", "Replicas of this node by role", roles)?;
+        page.gauges("replica_failed", "1 for a replica that is damaged or cannot run", failed)?;
         page.gauge("ranges_without_leader", "Replicas that know no leader", unled)?;
         page.gauges(
             "replication_lag_entries",

@@ -27,7 +27,9 @@ use arc_swap::ArcSwap;
 use holdfast_journal::{GroupId, Journal};
 use holdfast_lsm::{Engine, Shared};
 use holdfast_model::{ClusterId, NodeId, RangeDescriptor, RangeId, ReplicaId};
-use holdfast_replica::{Admission, Deps, FatalHook, Peers, Replica, ReplicaOptions, Timings};
+use holdfast_replica::{
+    Admission, Deps, Failure, FatalHook, Peers, Replica, ReplicaOptions, Timings,
+};
 use holdfast_runtime::{Pool, Reactors, Stop};
 use holdfast_wire::system::v1::ReplicaDescriptor;
 
@@ -203,7 +205,7 @@ impl Registry {
     }
 
     fn retire(&self, group: GroupId, reason: &str) {
-        tracing::error!(range = %group.range, replica = %group.replica, reason, "replica retired");
+        tracing::error!(range = %group.range, replica = %group.replica, reason, "replica not run");
         self.inner.broken.lock().insert(group, reason.to_owned());
     }
 
@@ -431,21 +433,33 @@ impl Registry {
         self.inner.is_disk_full.load(Ordering::Acquire)
     }
 
-    /// Looks after the replicas until the node stops: parks quiet followers, stops a replica whose
-    /// files turned out to be damaged.
+    /// Looks after the replicas until the node stops: parks quiet followers, takes out a replica
+    /// that turned out to be damaged or has ended by itself.
     pub async fn tend(self, stop: Stop) {
         let mut beat = holdfast_runtime::interval(TEND_INTERVAL);
         while stop.or(beat.tick()).await.is_some() {
+            let hit = self.inner.store.journal.hit_groups();
             for hosted in self.hosted().values() {
                 hosted.replica.tend();
                 if let Some(reason) = self.inner.store.jobs.corrupt(hosted.group) {
-                    // Damaged data is never served and its vote counts no longer.
-                    self.remove(hosted.group.range);
-                    self.retire(hosted.group, &reason);
-                    hosted.replica.stop().await;
+                    hosted.replica.report_damage(&reason);
+                }
+                if hit.contains(&hosted.group) {
+                    hosted.replica.report_damage("the journal has found its log damaged");
+                }
+                if let Some(failure) = hosted.replica.failure() {
+                    self.take_out(hosted, &failure).await;
                 }
             }
         }
+    }
+
+    /// A replica that ended by itself is not asked any more, and named where operators look.
+    async fn take_out(&self, hosted: &Hosted, failure: &Failure) {
+        self.retire(hosted.group, &failure.to_string());
+        self.remove(hosted.group.range);
+        self.inner.store.jobs.remove(hosted.group);
+        hosted.replica.stop().await;
     }
 
     /// Stops every replica, leaders handed over first, all at once, at most until `patience` has

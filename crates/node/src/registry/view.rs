@@ -76,6 +76,7 @@ impl Hosted {
             data_bytes: stats.memtable_bytes + stats.level_bytes.iter().sum::<u64>(),
             fully_replicated: is_fully_replicated(&status, connected),
             keyspace: self.descriptor.keyspace.clone(),
+            failure: String::new(),
         }
     }
 }

@@ -25,11 +25,12 @@ impl System {
         let hosted = self.registry.hosted();
         let connected = self.transport.connected().into_iter().collect();
         let mut replicas: Vec<_> = hosted.values().map(|h| h.status(&connected)).collect();
-        for group in self.registry.broken().into_keys() {
+        for (group, failure) in self.registry.broken() {
             replicas.push(v1::ReplicaStatus {
                 range_id: group.range.0,
                 replica_id: group.replica.0,
                 role: "stopped".into(),
+                failure,
                 ..v1::ReplicaStatus::default()
             });
         }

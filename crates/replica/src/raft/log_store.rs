@@ -18,7 +18,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::deps::FatalHook;
+use crate::health::Health;
 use crate::options::ENTRY_BYTES_MAX;
 use crate::raft::codec;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
@@ -33,14 +33,17 @@ const FULL_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct LogStore {
     pub(crate) journal: Arc<Journal>,
     pub(crate) group: GroupId,
-    pub(crate) fatal: FatalHook,
+    pub(crate) health: Arc<Health>,
 }
 
 impl LogStore {
-    /// An error as openraft takes it; one that makes the disk untrustworthy ends the process.
+    /// An error as openraft takes it; one that makes the disk untrustworthy ends the process, one
+    /// that shows damage ends the replica.
     fn failed(&self, error: holdfast_journal::Error) -> io::Error {
         if error.is_fatal() {
-            self.fatal.call(&format!("journal: {error}"));
+            self.health.untrustworthy_disk(&format!("journal: {error}"));
+        } else if error.is_corruption() {
+            self.health.damaged(format!("journal: {error}"));
         }
         io::Error::other(error)
     }
@@ -74,9 +77,17 @@ impl LogStore {
         submit(&self.journal, done).map_err(|e| self.failed(e))?;
         let result = durable.await.map_err(|_| io::Error::other("the journal has stopped"))?;
         if let Err(error) = &result {
-            self.fatal.call(&format!("journal: {error}"));
+            self.health.untrustworthy_disk(&format!("journal: {error}"));
         }
         result
+    }
+
+    /// Fails where the log was given up: what the journal then answers is that of an empty one.
+    fn check(&self) -> io::Result<()> {
+        match self.journal.is_hit(self.group) {
+            true => Err(self.failed(holdfast_journal::Error::GroupHit(self.group))),
+            false => Ok(()),
+        }
     }
 }
 
@@ -99,10 +110,10 @@ impl LogStore {
     /// Completes `flushed` once called. The journal calls it on its own thread, and only for the
     /// newest append of a sync: completions are watermarks.
     fn completion(&self, flushed: &Arc<Mutex<Option<IOFlushed<TypeConfig>>>>) -> Done {
-        let (fatal, flushed) = (self.fatal.clone(), flushed.clone());
+        let (health, flushed) = (self.health.clone(), flushed.clone());
         Box::new(move |result: io::Result<()>| {
             if let Err(error) = &result {
-                fatal.call(&format!("journal: {error}"));
+                health.untrustworthy_disk(&format!("journal: {error}"));
             }
             if let Some(flushed) = flushed.lock().take() {
                 flushed.io_completed(result);
@@ -142,6 +153,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         let vote = self.journal.vote(self.group);
+        // After the answer, so that the log was whole when it was given.
+        self.check()?;
         vote.map(|bytes| codec::decode_vote(&bytes).map_err(io::Error::other)).transpose()
     }
 
@@ -230,6 +243,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let state = self.journal.log_state(self.group);
+        self.check()?;
         Ok(LogState {
             last_purged_log_id: state.purged.map(codec::from_journal),
             last_log_id: state.last.map(codec::from_journal),
@@ -252,7 +266,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.journal.committed(self.group).map(codec::from_journal))
+        let committed = self.journal.committed(self.group).map(codec::from_journal);
+        self.check()?;
+        Ok(committed)
     }
 
     async fn append<I>(&mut self, entries: I, flushed: IOFlushed<TypeConfig>) -> io::Result<()>

@@ -17,7 +17,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{Notify, watch};
 
-use crate::deps::FatalHook;
+use crate::health::Health;
 use crate::leadership::Leadership;
 use crate::raft::codec;
 use crate::raft::snapshot::SnapshotPayload;
@@ -94,14 +94,12 @@ pub(crate) struct Machine {
     pub(crate) pool: Pool,
     pub(crate) progress: Arc<Progress>,
     pub(crate) engine_work: Arc<dyn Fn() + Send + Sync>,
-    pub(crate) fatal: FatalHook,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Machine {
     fn failed(&self, error: holdfast_kv::Error) -> io::Error {
-        if error.is_fatal() {
-            self.fatal.call(&format!("state machine: {error}"));
-        }
+        self.health.judge(&error);
         io::Error::other(error)
     }
 
@@ -227,8 +225,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.state.withdraw();
         // Taken after openraft has truncated the log: the engine never gets ahead of it.
         let gate = self.journal.logical_end();
-        let installed = staged.install(&self.engine, &self.journal, gate).await?;
-        installed.map_err(|error| self.failed(error.into()))?;
+        // What cannot be installed was received so: the own state is as it was, and not damaged.
+        if let Err(error) = staged.install(&self.engine, &self.journal, gate).await? {
+            if error.is_fatal() {
+                self.health.untrustworthy_disk(&format!("snapshot: {error}"));
+            }
+            return Err(io::Error::other(error));
+        }
         self.state.replaced().map_err(|e| self.failed(e))?;
         let installed = meta_of(&self.state.applied())?;
         if installed.last_log_id != meta.last_log_id {

@@ -28,6 +28,7 @@ use super::types::{
     Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
 use crate::deps::FatalHook;
+use crate::health::Health;
 use crate::leadership::{Leadership, WallClocks};
 use crate::peers::PeerAddress;
 use crate::watch::Hub;
@@ -109,7 +110,8 @@ impl Stores {
         );
         let engine = Arc::new(engine.unwrap());
         let fatal = FatalHook::new(|reason| panic!("{reason}"));
-        let log = LogStore { journal: journal.clone(), group: GROUP, fatal: fatal.clone() };
+        let health = Health::new(GROUP, journal.clone(), fatal);
+        let log = LogStore { journal: journal.clone(), group: GROUP, health: health.clone() };
         let state = StateMachine::open(engine.clone()).unwrap();
         let reader = state.reader();
         let leadership = Leadership::new(clock, NodeId(1), Duration::ZERO, Arc::new(NoWalls));
@@ -129,7 +131,7 @@ impl Stores {
             pool: Pool::inline(),
             progress: Arc::new(progress),
             engine_work: Arc::new(|| {}),
-            fatal,
+            health,
         };
         let suited = Suited { machine, disk: self.disk.clone(), engine_dir, last: None };
         (Guard { stop, journal, writer: Some(writer.unwrap()) }, log, suited)

@@ -27,7 +27,7 @@ use crate::net::{End, Net};
 
 pub const RANGE: RangeId = RangeId(5);
 /// Large enough for entries of more than a mebibyte.
-const SEGMENT_BYTES: u64 = 8 << 20;
+pub const SEGMENT_BYTES: u64 = 8 << 20;
 const WALL_START: Duration = Duration::from_secs(1_700_000_000);
 /// No step of a test takes longer than this, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -102,7 +102,8 @@ pub struct Cluster {
     pub tune: fn(&mut ReplicaOptions),
 }
 
-fn journal_options(segment_bytes: u64) -> JournalOptions {
+/// Options of every node's journal.
+pub fn journal_options(segment_bytes: u64) -> JournalOptions {
     JournalOptions {
         segment_bytes,
         limit_bytes: 8 * segment_bytes,

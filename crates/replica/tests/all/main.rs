@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
 mod cluster;
+mod damage;
 mod elections;
 mod net;
 mod power;
