@@ -17,6 +17,7 @@ pub(crate) struct Counters {
     pub(crate) compacted_bytes_out: AtomicU64,
     pub(crate) moves: AtomicU64,
     pub(crate) dropped_records: AtomicU64,
+    pub(crate) running_jobs: AtomicU64,
 }
 
 impl Counters {
@@ -64,6 +65,8 @@ pub struct Stats {
     pub moves: u64,
     /// Records flushes and compactions left out because nobody may read them any more.
     pub dropped_records: u64,
+    /// Jobs handed out and not yet done or dropped.
+    pub running_jobs: u64,
     /// Number of the generation; grows with every snapshot installed.
     pub generation: u64,
 }
@@ -90,6 +93,7 @@ impl Stats {
             compacted_bytes_out: load(&counters.compacted_bytes_out),
             moves: load(&counters.moves),
             dropped_records: load(&counters.dropped_records),
+            running_jobs: load(&counters.running_jobs),
             generation: version.generation.number(),
             ..Self::default()
         };

@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::limits::LEVELS;
 use crate::manifest::{Edit, LeveledTable};
 use crate::read::{Direction, KeyRange, Source};
-use crate::table::{Fill, LevelSource, Lookup, SeqRange, Table, TableSource};
+use crate::table::{FamilyProperties, Fill, LevelSource, Lookup, SeqRange, Table, TableSource};
 use crate::types::{Family, ReadPoint};
 
 /// See the module.
@@ -22,7 +22,7 @@ pub(crate) struct Version {
     pub(crate) generation: Arc<Generation>,
     /// Counts the versions of the generation.
     number: u64,
-    levels: [Vec<Arc<Table>>; LEVELS],
+    levels: [Arc<[Arc<Table>]>; LEVELS],
     /// The durable read point: everything up to it is in the tables.
     pub(crate) point: ReadPoint,
     pub(crate) floor: u64,
@@ -43,14 +43,14 @@ impl Version {
         }
         let dir = generation.dir().to_path_buf();
         let (point, floor) = (base.point, base.floor);
-        let version = Self { generation, number: 0, levels, point, floor }.sorted();
+        let version = Self { generation, number: 0, levels: sorted(levels), point, floor };
         version.check(&dir)?;
         Ok(version)
     }
 
     /// This version after `edit`, whose tables are opened in `added`.
     pub(crate) fn after(&self, edit: &Edit, added: &[Arc<Table>]) -> Self {
-        let mut levels = self.levels.clone();
+        let mut levels = self.levels.each_ref().map(|level| level.to_vec());
         for level in &mut levels {
             level.retain(|t| !edit.removed.contains(&t.number()));
         }
@@ -59,24 +59,13 @@ impl Version {
         }
         let generation = self.generation.clone();
         let (number, point, floor) = (self.number + 1, edit.point, edit.floor);
-        let version = Self { generation, number, levels, point, floor }.sorted();
+        let version = Self { generation, number, levels: sorted(levels), point, floor };
         debug_assert!(version.check(Path::new("")).is_ok(), "an edit keeps levels disjoint");
         version
     }
 
-    fn sorted(mut self) -> Self {
-        for (number, level) in self.levels.iter_mut().enumerate() {
-            if number == 0 {
-                level.sort_by_key(|t| std::cmp::Reverse(t.number()));
-            } else {
-                level.sort_by(|a, b| a.smallest().cmp(b.smallest()));
-            }
-        }
-        self
-    }
-
     fn check(&self, dir: &Path) -> Result<()> {
-        let disjoint = |level: &Vec<Arc<Table>>| {
+        let disjoint = |level: &Arc<[Arc<Table>]>| {
             level.windows(2).all(|pair| match pair {
                 [a, b] => a.largest() < b.smallest(),
                 _ => true,
@@ -91,7 +80,7 @@ impl Version {
 
     /// This version as the first record of a manifest.
     pub(crate) fn to_base(&self) -> Edit {
-        let leveled = |(level, tables): (usize, &Vec<Arc<Table>>)| {
+        let leveled = |(level, tables): (usize, &Arc<[Arc<Table>]>)| {
             tables.iter().map(move |t| LeveledTable { level, table: *t.descriptor() }).collect()
         };
         Edit {
@@ -109,7 +98,7 @@ impl Version {
     }
 
     pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
-        self.levels.get(level).map_or(&[], Vec::as_slice)
+        self.levels.get(level).map_or(&[], |tables| tables)
     }
 
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
@@ -117,7 +106,7 @@ impl Version {
     }
 
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.levels.iter().flatten()
+        self.levels.iter().flat_map(|level| level.iter())
     }
 
     /// The newest record of `key` with a sequence number of at most `seq_max`.
@@ -129,7 +118,7 @@ impl Version {
         seq_max: u64,
         fill: Fill,
     ) -> Result<Lookup> {
-        for table in &self.levels[0] {
+        for table in self.levels[0].iter() {
             match table.get(family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
@@ -154,8 +143,10 @@ impl Version {
         seqs: SeqRange,
         out: &mut Vec<Source>,
     ) -> Result<()> {
-        for table in &self.levels[0] {
-            if table.family(family).is_some_and(|f| range.touches(f)) {
+        for table in self.levels[0].iter() {
+            let concerns =
+                |f: &FamilyProperties| range.touches(f) && seqs.overlaps(f.seq_min, f.seq_max);
+            if table.family(family).is_some_and(concerns) {
                 let table = table.clone();
                 let source = TableSource::new(table, family, range, direction, seqs)?;
                 out.push(Source::Table(source));
@@ -175,6 +166,17 @@ impl Version {
                 .is_some_and(|t| (t.smallest().family, t.smallest().key.as_ref()) <= (family, key))
         })
     }
+}
+
+fn sorted(mut levels: [Vec<Arc<Table>>; LEVELS]) -> [Arc<[Arc<Table>]>; LEVELS] {
+    for (number, level) in levels.iter_mut().enumerate() {
+        if number == 0 {
+            level.sort_by_key(|t| std::cmp::Reverse(t.number()));
+        } else {
+            level.sort_by(|a, b| a.smallest().cmp(b.smallest()));
+        }
+    }
+    levels.map(Arc::from)
 }
 
 /// The only table of a sorted level that can hold `key`.

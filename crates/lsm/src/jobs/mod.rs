@@ -16,6 +16,7 @@ mod retain;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub(crate) use pick::debt_bytes;
 
@@ -24,6 +25,7 @@ use crate::generation::Generation;
 use crate::graveyard::Grave;
 use crate::jobs::pick::{Plan, pick};
 use crate::memtable::Memtable;
+use crate::stats::Counters;
 use crate::tree::Tree;
 
 /// What kind of work a [`Job`] is.
@@ -62,7 +64,10 @@ pub(crate) struct CompactWork {
 
 /// The most urgent work of `tree` nobody has taken yet.
 pub(crate) fn next_job(tree: &Arc<Tree>) -> Option<Job> {
-    let job = |work| Some(Job { tree: tree.clone(), work });
+    let job = |work| {
+        Counters::add(&tree.counters.running_jobs, 1);
+        Some(Job { tree: tree.clone(), work })
+    };
     if let Some(work) = claim(tree) {
         return job(work);
     }
@@ -145,6 +150,7 @@ fn clean(tree: &Tree, graves: &mut Vec<Grave>) -> Result<()> {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        self.tree.counters.running_jobs.fetch_sub(1, Ordering::Relaxed);
         match &mut self.work {
             Work::Flush(work) => work.generation.claims.lock().is_flushing = false,
             Work::Compact(work) => work.plan.release(&mut work.generation.claims.lock()),

@@ -42,8 +42,10 @@ pub(crate) struct Memtable {
 impl Memtable {
     /// An empty memtable that begins at `seal` and expects to become like `before`.
     pub(crate) fn new(shared: Arc<Shared>, seal: Seal, before: Option<&Self>) -> Self {
-        let keys = |family: usize| before.map_or(0, |b| b.lists[family].keys());
-        let list = |family| Arc::new(SkipList::new(shared.chunks().clone(), keys(family)));
+        let list = |family: usize| {
+            let before = before.map(|b| b.lists[family].as_ref());
+            Arc::new(SkipList::new(shared.chunks().clone(), before))
+        };
         Self {
             lists: std::array::from_fn(list),
             seal: Mutex::new(seal),

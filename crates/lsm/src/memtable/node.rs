@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! node, 8-byte aligned:
-//!   0  prefix       u64   first 8 bytes of the key, big-endian, zero padded: most comparisons
+//!   0  prefix       u64   what most comparisons need of the key, see `Prefix`
 //!   8  seq          u64
 //!  16  value_bytes  u32
 //!  20  ordinal      u32
@@ -101,6 +101,18 @@ impl Link {
     pub(super) fn load(&self) -> Option<NodeRef<'_>> {
         let node = NonNull::new(self.0.load(Sync::Acquire))?;
         Some(NodeRef { node, list: PhantomData })
+    }
+
+    /// Asks for the memory of the node this leads to, which may be looked at soon.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let node = self.0.load(Sync::Relaxed);
+            // SAFETY: a prefetch reads nothing, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(node.cast()) };
+        }
     }
 
     /// Leads to `node` from now on.
@@ -223,11 +235,11 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(key: &'a [u8], seq: u64) -> Self {
-        Self { key, seq, prefix: prefix(key) }
+    pub(super) fn new(prefix: &Prefix, key: &'a [u8], seq: u64) -> Self {
+        Self { key, seq, prefix: prefix.of(key) }
     }
 
-    /// The first bytes of the key, as a number that compares like them.
+    /// The part of the key that comparisons look at first.
     pub(super) fn prefix(&self) -> u64 {
         self.prefix
     }
@@ -249,8 +261,34 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Turns keys into numbers that never compare against the order of the keys: eight bytes of each
+/// key behind what most keys of the list have in common.
+#[derive(Debug, Default)]
+pub(super) struct Prefix {
+    common: Box<[u8]>,
+}
+
+impl Prefix {
+    /// For a list most of whose keys will begin with `common`.
+    pub(super) fn behind(common: &[u8]) -> Self {
+        Self { common: common.into() }
+    }
+
+    /// The number of `key`; equal ones say nothing about the order of their keys.
+    #[inline]
+    fn of(&self, key: &[u8]) -> u64 {
+        let (first, rest) = key.split_at(key.len().min(self.common.len()));
+        match first.cmp(&self.common) {
+            Ordering::Equal => leading_bytes(rest),
+            Ordering::Less => 0,
+            Ordering::Greater => u64::MAX,
+        }
+    }
+}
+
 /// The first eight bytes as a number that compares like them.
-fn prefix(key: &[u8]) -> u64 {
+#[inline]
+fn leading_bytes(key: &[u8]) -> u64 {
     match key.first_chunk::<8>() {
         Some(first) => u64::from_be_bytes(*first),
         None => {

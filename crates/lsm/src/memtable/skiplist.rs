@@ -21,7 +21,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::memtable::arena::ChunkPool;
 use crate::memtable::key_index::KeyIndex;
-use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Target};
+use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Prefix, Target};
 
 /// Levels of the tallest node; with one in four rising this serves 16 million nodes.
 const HEIGHT_MAX: usize = 12;
@@ -33,6 +33,7 @@ const FINGERS_FROM_NODES: usize = 2_048;
 /// The list. See the module's invariants.
 pub(crate) struct SkipList {
     head: [Link; HEIGHT_MAX],
+    prefix: Prefix,
     index: KeyIndex,
     height: AtomicUsize,
     bytes: AtomicUsize,
@@ -74,8 +75,10 @@ struct Inner {
 }
 
 impl SkipList {
-    /// An empty list that expects about `keys_expected` different keys.
-    pub(crate) fn new(pool: Arc<ChunkPool>, keys_expected: usize) -> Self {
+    /// An empty list that expects to become like `before`.
+    pub(crate) fn new(pool: Arc<ChunkPool>, before: Option<&Self>) -> Self {
+        let keys_expected = before.map_or(0, Self::keys);
+        let prefix = before.map_or_else(Prefix::default, |b| Prefix::behind(b.common_bytes()));
         let inner = Inner {
             nodes: Nodes::new(pool),
             random: 0x9e37_79b9_7f4a_7c15,
@@ -86,6 +89,7 @@ impl SkipList {
         };
         Self {
             head: Default::default(),
+            prefix,
             index: KeyIndex::with_capacity(keys_expected),
             height: AtomicUsize::new(1),
             bytes: AtomicUsize::new(0),
@@ -107,6 +111,20 @@ impl SkipList {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.keys() == 0
+    }
+
+    /// What all keys have in common at their start.
+    fn common_bytes(&self) -> &[u8] {
+        let (first, last) = (self.head[0].load(), self.seek_before(None));
+        let (first, last) =
+            (first.map_or(&[][..], NodeRef::key), last.map_or(&[][..], NodeRef::key));
+        let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        // Without a second key there is nothing to tell what is common from what is the key.
+        if self.keys() < 2 { &[] } else { &first[..shared] }
+    }
+
+    fn target<'a>(&self, key: &'a [u8], seq: u64) -> Target<'a> {
+        Target::new(&self.prefix, key, seq)
     }
 
     /// Becomes the one writer until the guard is dropped.
@@ -216,7 +234,7 @@ impl Writer<'_> {
         value: Option<&Bytes>,
     ) -> bool {
         let list = self.list;
-        let target = Target::new(key, seq);
+        let target = list.target(key, seq);
         self.reserve();
         let height = self.inner.random_height();
         self.find_splice(&target, value.is_none(), height);
@@ -314,6 +332,10 @@ impl Writer<'_> {
         let mut before = unsafe { NodeRef::of(from) };
         loop {
             let next = self.list.link(before, level).load();
+            if level > 0 {
+                // Where the search goes on if `next` is too far; fetched while `next` is.
+                self.list.link(before, level - 1).prefetch();
+            }
             if next == beyond || next.is_none_or(|n| !target.is_after(n)) {
                 return (NodeId::of(before), next);
             }
@@ -379,7 +401,7 @@ impl Cursor {
     /// At the first entry at or after (`key`, `seq`); at the very first without a key.
     pub(crate) fn forward(list: Arc<SkipList>, from: Option<(&[u8], u64)>) -> Self {
         let node = NodeId::of(match from {
-            Some((key, seq)) => list.seek(&Target::new(key, seq)),
+            Some((key, seq)) => list.seek(&list.target(key, seq)),
             None => list.head[0].load(),
         });
         Self { list, node }
@@ -387,7 +409,7 @@ impl Cursor {
 
     /// At the last entry before (`key`, `seq`); at the very last without a key.
     pub(crate) fn backward(list: Arc<SkipList>, before: Option<(&[u8], u64)>) -> Self {
-        let target = before.map(|(key, seq)| Target::new(key, seq));
+        let target = before.map(|(key, seq)| list.target(key, seq));
         let node = NodeId::of(list.seek_before(target.as_ref()));
         let mut cursor = Self { list, node };
         cursor.settle();
@@ -415,7 +437,7 @@ impl Cursor {
     /// Of several entries with equal key and sequence number only the newest is visited.
     pub(crate) fn previous(&mut self) {
         let Some(node) = self.node() else { return };
-        let target = Target::new(node.key(), node.seq());
+        let target = self.list.target(node.key(), node.seq());
         self.node = NodeId::of(self.list.seek_before(Some(&target)));
         self.settle();
     }
@@ -426,7 +448,7 @@ impl Cursor {
             return;
         }
         if let Some(node) = self.node() {
-            let target = Target::new(node.key(), node.seq());
+            let target = self.list.target(node.key(), node.seq());
             self.node = NodeId::of(self.list.seek(&target));
         }
     }
@@ -479,7 +501,7 @@ mod tests {
     }
 
     fn filled(count: u32) -> (Arc<SkipList>, BTreeMap<Bytes, BTreeMap<u64, usize>>) {
-        let list = Arc::new(SkipList::new(pool(), 0));
+        let list = Arc::new(SkipList::new(pool(), None));
         let mut model: BTreeMap<Bytes, BTreeMap<u64, usize>> = BTreeMap::new();
         for (key, seq) in keys(count) {
             let bytes = if seq % 50 == 0 { 5_000 } else { seq as usize % 40 };
@@ -529,9 +551,46 @@ mod tests {
     }
 
     #[test]
+    fn keys_without_the_common_prefix_of_the_list_before_are_in_order_too() {
+        let before = SkipList::new(pool(), None);
+        for key in ["user/1", "user/2", "user/9"] {
+            before.writer().insert(key.as_bytes(), 1, 1, 0, None);
+        }
+        assert_eq!(before.common_bytes(), b"user/");
+        let list = Arc::new(SkipList::new(pool(), Some(&before)));
+        let mut keys = [
+            "",
+            "a",
+            "use",
+            "user",
+            "user/",
+            "user/\0",
+            "user/\0\0",
+            "user/12345678",
+            "user/5",
+            "user/123456789",
+            "user/~~~~~~~~~",
+            "user0",
+            "v",
+            "~",
+        ];
+        for (seq, key) in (1..).zip(keys) {
+            list.writer().insert(key.as_bytes(), hash(key.as_bytes()), seq, 0, None);
+        }
+        keys.sort_unstable();
+        let mut cursor = Cursor::forward(list.clone(), None);
+        for key in keys {
+            assert_eq!(cursor.entry().map(|e| e.key), Some(key.as_bytes()));
+            let sought = Cursor::forward(list.clone(), Some((key.as_bytes(), u64::MAX)));
+            assert_eq!(sought.entry().map(|e| e.key), Some(key.as_bytes()));
+            cursor.next();
+        }
+    }
+
+    #[test]
     fn entries_written_at_many_places_in_turn_are_in_order() {
         const COUNT: u64 = if cfg!(miri) { 300 } else { 30_000 };
-        let list = Arc::new(SkipList::new(pool(), 0));
+        let list = Arc::new(SkipList::new(pool(), None));
         let mut model = BTreeMap::new();
         let mut random = 7u64;
         for seq in 1..=COUNT {
@@ -576,7 +635,7 @@ mod tests {
 
     #[test]
     fn of_equal_entries_the_newest_is_found_first_and_alone_backward() {
-        let list = Arc::new(SkipList::new(pool(), 0));
+        let list = Arc::new(SkipList::new(pool(), None));
         for value in ["old", "newer", "newest"] {
             list.writer().insert(b"k", 7, 5, 0, Some(&Bytes::from(value)));
         }
@@ -610,7 +669,7 @@ mod tests {
     #[test]
     fn readers_find_everything_published_before_they_look() {
         const COUNT: u32 = if cfg!(miri) { 150 } else { 3_000 };
-        let list = Arc::new(SkipList::new(pool(), 0));
+        let list = Arc::new(SkipList::new(pool(), None));
         let published = AtomicUsize::new(0);
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -1,6 +1,5 @@
 //! Records of one table, or of a level of tables that do not overlap, as a stream.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::read::{Direction, KeyRange};
 use crate::table::block::Block;
+use crate::table::properties::FamilyProperties;
 use crate::table::reader::{Fill, Table};
 use crate::table::walk::BlockWalk;
 use crate::types::Family;
@@ -36,7 +36,7 @@ impl SeqRange {
         self.min <= seq && seq <= self.max
     }
 
-    fn overlaps(self, min: u64, max: u64) -> bool {
+    pub(crate) fn overlaps(self, min: u64, max: u64) -> bool {
         self.min <= max && min <= self.max
     }
 }
@@ -216,8 +216,9 @@ impl TableSource {
 
 /// The stream of tables that do not overlap, opened one after another.
 pub(crate) struct LevelSource {
-    /// Tables not visited yet, in the order they will be.
-    waiting: VecDeque<Arc<Table>>,
+    tables: Arc<[Arc<Table>]>,
+    /// Tables not visited yet; taken from the front going forward, from the back going backward.
+    waiting: Range<usize>,
     current: Option<TableSource>,
     family: Family,
     range: KeyRange,
@@ -229,29 +230,40 @@ pub(crate) struct LevelSource {
 impl LevelSource {
     /// The records of `family` in `range` of `tables`, which are in key order.
     pub(crate) fn new(
-        tables: &[Arc<Table>],
+        tables: &Arc<[Arc<Table>]>,
         family: Family,
         range: &KeyRange,
         direction: Direction,
         seqs: SeqRange,
     ) -> Result<Self> {
-        let touched = |t: &&Arc<Table>| t.family(family).is_some_and(|f| range.touches(f));
-        let mut waiting: VecDeque<_> = tables.iter().filter(touched).cloned().collect();
-        if direction == Direction::Backward {
-            waiting.make_contiguous().reverse();
-        }
-        let range = range.clone();
-        let mut source =
-            Self { waiting, current: None, family, range, direction, seqs, is_whole: false };
+        let is_before = |t: &Arc<Table>| {
+            let lower = range.lower.as_deref().unwrap_or_default();
+            (t.largest().family, t.largest().key.as_ref()) < (family, lower)
+        };
+        let is_within = |t: &Arc<Table>| match range.upper.as_deref() {
+            Some(upper) => (t.smallest().family, t.smallest().key.as_ref()) < (family, upper),
+            None => t.smallest().family <= family,
+        };
+        let waiting = tables.partition_point(is_before)..tables.partition_point(is_within);
+        let mut source = Self {
+            tables: tables.clone(),
+            waiting,
+            current: None,
+            family,
+            range: range.clone(),
+            direction,
+            seqs,
+            is_whole: false,
+        };
         source.settle()?;
         Ok(source)
     }
 
     /// All records of `family`, read past the cache in large pieces.
     pub(crate) fn whole(tables: &[Arc<Table>], family: Family) -> Result<Self> {
-        let has = |t: &&Arc<Table>| t.family(family).is_some();
         let mut source = Self {
-            waiting: tables.iter().filter(has).cloned().collect(),
+            tables: tables.into(),
+            waiting: 0..tables.len(),
             current: None,
             family,
             range: KeyRange::default(),
@@ -277,10 +289,18 @@ impl LevelSource {
 
     fn settle(&mut self) -> Result<()> {
         while self.current.as_ref().is_none_or(|c| !c.is_valid()) {
-            let Some(table) = self.waiting.pop_front() else {
+            let next = match self.direction {
+                Direction::Forward => self.waiting.next(),
+                Direction::Backward => self.waiting.next_back(),
+            };
+            let Some(table) = next.and_then(|number| self.tables.get(number)) else {
                 self.current = None;
                 return Ok(());
             };
+            if !table.family(self.family).is_some_and(|f| self.concerns(f)) {
+                continue;
+            }
+            let table = table.clone();
             self.current = Some(if self.is_whole {
                 TableSource::whole(table, self.family)?
             } else {
@@ -288,5 +308,10 @@ impl LevelSource {
             });
         }
         Ok(())
+    }
+
+    /// Whether a table with these properties can hold records the stream shows.
+    fn concerns(&self, family: &FamilyProperties) -> bool {
+        self.range.touches(family) && self.seqs.overlaps(family.seq_min, family.seq_max)
     }
 }
