@@ -6,13 +6,14 @@ BIN := target/release
 HOLDFAST := $(BIN)/holdfast
 NODES ?= 3
 SECONDS ?= 10
+KEYS ?= 1000000
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench ci
+        test lint verify fix bench bench-engine ci
 
 help: ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build target/release/{holdfast,holdfastd}
 	@$(CARGO) build --release --workspace --bins --quiet
@@ -60,3 +61,6 @@ bench: ## throughput, latency, CPU per operation beside a gRPC echo, own nodes (
 
 ci: ## what decides whether a change lands
 	@.ci/run
+
+bench-engine: ## the storage engine beside RocksDB and fjall (KEYS=1000000)
+	@CARGO="$(CARGO)" tests/bench-engine/run --keys $(KEYS)

@@ -1,0 +1,88 @@
+//! Holdfast's engine beside RocksDB and fjall: the same keys, values, cache, filter bits and
+//! block size, batches of 16 that nobody syncs, one thread in front and one behind.
+//!
+//! `make bench-engine`, or `./run [--keys N] [--engines a,b] [--report DIR] [--check]`. Ratios
+//! compare processor time, which neighbours on the machine disturb least; wall time is beside it.
+
+mod fjall;
+mod holdfast;
+mod report;
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
+mod store;
+mod workload;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use report::Shown;
+use store::{Open, Settings};
+use workload::Run;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ENGINES: &[(&str, Open)] = &[
+    ("holdfast", holdfast::open),
+    #[cfg(feature = "rocksdb")]
+    ("rocksdb", rocksdb::open),
+    ("fjall", fjall::open),
+];
+
+struct Arguments {
+    keys: u64,
+    engines: Option<Vec<String>>,
+    report: Option<PathBuf>,
+    must_meet: bool,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut found = Arguments { keys: 1_000_000, engines: None, report: None, must_meet: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} wants a value"));
+        match word.as_str() {
+            "--keys" => found.keys = value()?.parse()?,
+            "--engines" => found.engines = Some(value()?.split(',').map(str::to_owned).collect()),
+            "--report" => found.report = Some(value()?.into()),
+            "--check" => found.must_meet = true,
+            _ => bail!("unknown argument {word}"),
+        }
+    }
+    Ok(found)
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = arguments()?;
+    let wanted =
+        |name: &str| arguments.engines.as_ref().is_none_or(|e| e.iter().any(|n| n == name));
+    let root = std::env::temp_dir().join(format!("bench-engine-{}", std::process::id()));
+    let mut shown = Vec::new();
+    for (engine, open) in ENGINES.iter().filter(|(name, _)| wanted(name)) {
+        let dir = root.join(engine);
+        fs::create_dir_all(&dir)?;
+        let mut run = Run::new(*open, Settings::default(), arguments.keys);
+        run.all(&dir).with_context(|| (*engine).to_owned())?;
+        shown.push(Shown { engine, figures: run.figures });
+    }
+    let _ = fs::remove_dir_all(&root);
+    let table = report::table(&shown);
+    let (judgement, met, missed) = report::judge(&shown);
+    println!("{table}\n{judgement}");
+    if let Some(dir) = arguments.report {
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("engine.svg"), report::plot(&shown))?;
+        let text = format!(
+            "# The engine beside its peers\n\n{} keys of 20 bytes, values of 200, {} cores; \
+             `make bench-engine`.\n\n{table}\n{judgement}\n![plot](engine.svg)\n",
+            arguments.keys,
+            std::thread::available_parallelism()?
+        );
+        fs::write(dir.join("engine.md"), text)?;
+    }
+    println!("bench-engine: {met} targets met, {missed} missed, {} keys", arguments.keys);
+    Ok(if missed > 0 && arguments.must_meet { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

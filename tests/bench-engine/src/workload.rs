@@ -1,0 +1,262 @@
+//! What is measured, the same for every engine.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::store::{Open, Settings, Store, VALUE_BYTES, key};
+
+/// Operations of one batch.
+const BATCH: usize = 16;
+/// Records of a short and of a long scan.
+const SHORT: usize = 10;
+const LONG: usize = 1_000;
+/// A cache that holds next to nothing.
+const CACHE_BYTES_COLD: u64 = 2 << 20;
+/// Reads whose slowest thousandth is looked at.
+const TAIL_READS: u64 = 200_000;
+/// Reads for each batch written, while the tail under writes is measured.
+const READS_PER_BATCH: u64 = 4;
+
+/// One figure of one engine.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    pub name: &'static str,
+    /// Time by the clock on the wall per operation, or the figure itself, see `unit`.
+    pub value: f64,
+    /// Processor time of the whole process per operation; none where `value` is not a time.
+    pub cpu: Option<f64>,
+    pub unit: &'static str,
+}
+
+/// The state of the runs of one engine.
+pub struct Run {
+    open: Open,
+    settings: Settings,
+    keys: u64,
+    random: u64,
+    values: Vec<u8>,
+    pub figures: Vec<Figure>,
+}
+
+impl Run {
+    pub fn new(open: Open, settings: Settings, keys: u64) -> Self {
+        let mut run =
+            Self { open, settings, keys, random: 1, values: Vec::new(), figures: Vec::new() };
+        // Half of a value compresses, half does not.
+        for _ in 0..1_000 {
+            let noise = run.next_random().to_le_bytes();
+            run.values.extend_from_slice(&noise[..4]);
+            run.values.extend_from_slice(b"abcd");
+        }
+        run
+    }
+
+    /// Everything, in a directory of its own.
+    pub fn all(&mut self, dir: &Path) -> Result<()> {
+        self.sequential(&dir.join("sequential"))?;
+        let path = dir.join("random");
+        self.random_writes(&path)?;
+        self.reads(&path)?;
+        self.cold_reads(&path)?;
+        self.tails(&path)?;
+        fs::remove_dir_all(dir)?;
+        Ok(())
+    }
+
+    fn sequential(&mut self, path: &Path) -> Result<()> {
+        let mut store = (self.open)(path, self.settings)?;
+        let keys = self.keys;
+        self.fill("sequential fill", store.as_mut(), 0..keys, |_, n| n)
+    }
+
+    fn random_writes(&mut self, path: &Path) -> Result<()> {
+        let mut store = (self.open)(path, self.settings)?;
+        let (keys, before) = (self.keys, written_bytes());
+        let raw = keys * (VALUE_BYTES as u64 + 20);
+        // A permutation, so that every key is there: an odd factor modulo the next power of two.
+        let mask = keys.next_power_of_two() - 1;
+        let scatter = move |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & mask;
+        let present = (0..=mask).filter(move |n| scatter(*n) < keys);
+        self.fill("random fill", store.as_mut(), present, move |_, n| scatter(n))?;
+        let keys_twice = keys;
+        self.fill("overwrite", store.as_mut(), 0..keys_twice, move |run, _| {
+            run.next_random() % keys
+        })?;
+        let written = written_bytes().saturating_sub(before);
+        self.figure("write amplification", written as f64 / (2 * raw) as f64, "×");
+        self.figure("space amplification", bytes_of(path)? as f64 / raw as f64, "×");
+        if let Some(bytes) = store.resident_bytes() {
+            self.figure("filter and index", bytes as f64 / keys as f64, "B/key");
+        }
+        Ok(())
+    }
+
+    /// Writes what `number` makes of the items, flushes and compacts, all of it measured.
+    fn fill(
+        &mut self,
+        name: &'static str,
+        store: &mut dyn Store,
+        items: impl Iterator<Item = u64>,
+        number: impl Fn(&mut Self, u64) -> u64,
+    ) -> Result<()> {
+        let values = self.values.clone();
+        let watch = Watch::start();
+        let (mut count, mut batch) = (0, Vec::with_capacity(BATCH));
+        for item in items {
+            let start = self.next_random() as usize % (values.len() - VALUE_BYTES);
+            batch.push((key(number(self, item)), &values[start..start + VALUE_BYTES]));
+            count += 1;
+            if batch.len() == BATCH {
+                store.write(&batch)?;
+                batch.clear();
+            }
+        }
+        store.write(&batch)?;
+        let (foreground, _) = watch.read(count);
+        store.settle()?;
+        let (all, cpu) = watch.read(count);
+        self.figures.push(Figure { name, value: foreground, cpu: Some(cpu), unit: "ns" });
+        let settled = match name {
+            "sequential fill" => "sequential fill, settled",
+            "random fill" => "random fill, settled",
+            _ => "overwrite, settled",
+        };
+        self.figures.push(Figure { name: settled, value: all, cpu: Some(cpu), unit: "ns" });
+        Ok(())
+    }
+
+    fn reads(&mut self, path: &Path) -> Result<()> {
+        let watch = Watch::start();
+        let store = (self.open)(path, self.settings)?;
+        let opened = watch.read(1).0 / 1e6;
+        self.figure("open", opened, "ms");
+        let (keys, reads) = (self.keys, self.keys.min(500_000));
+        for n in 0..keys {
+            ensure!(store.get(&key(n))? == Some(VALUE_BYTES), "key {n} is missing");
+        }
+        self.measure("get, cached", reads, |random| {
+            Ok(usize::from(store.get(&key(random % keys))?.is_some()))
+        })?;
+        self.measure("get, hot thousandth", reads, |random| {
+            Ok(usize::from(store.get(&key(random % (keys / 1_000).max(1)))?.is_some()))
+        })?;
+        self.measure("get, missing", reads, |random| {
+            let mut missing = key(random % keys);
+            missing[19] |= 0x40;
+            Ok(usize::from(store.get(&missing)?.is_none()))
+        })?;
+        self.measure("scan of 10", reads / 10, |random| store.scan(&key(random % keys), SHORT))?;
+        self.measure("scan of 1,000", reads / 500, |random| store.scan(&key(random % keys), LONG))
+    }
+
+    /// Blocks come from the system's page cache: what is measured is the engine's own part.
+    fn cold_reads(&mut self, path: &Path) -> Result<()> {
+        let settings = Settings { cache_bytes: CACHE_BYTES_COLD, ..self.settings };
+        let store = (self.open)(path, settings)?;
+        let (keys, reads) = (self.keys, self.keys.min(200_000));
+        self.measure("get, uncached", reads, |random| {
+            Ok(usize::from(store.get(&key(random % keys))?.is_some()))
+        })
+    }
+
+    /// The slowest thousandth of reads, in peace and while another key is written for every few.
+    fn tails(&mut self, path: &Path) -> Result<()> {
+        let mut store = (self.open)(path, self.settings)?;
+        let values = self.values.clone();
+        for n in 0..self.keys {
+            store.get(&key(n))?;
+        }
+        let mut slowest = [0.0; 2];
+        for (is_busy, slot) in [false, true].into_iter().zip(&mut slowest) {
+            let mut times = Vec::with_capacity(TAIL_READS as usize);
+            for n in 0..TAIL_READS {
+                if is_busy && n % READS_PER_BATCH == 0 {
+                    let batch: Vec<_> = (0..BATCH)
+                        .map(|_| (key(self.next_random() % self.keys), &values[..VALUE_BYTES]))
+                        .collect();
+                    store.write(&batch)?;
+                }
+                let wanted = key(self.next_random() % self.keys);
+                let begin = Instant::now();
+                store.get(&wanted)?;
+                times.push(begin.elapsed());
+            }
+            times.sort_unstable();
+            *slot = times[times.len() * 999 / 1000].as_nanos() as f64 / 1e3;
+        }
+        self.figure("get p99.9, quiet", slowest[0], "µs");
+        self.figure("get p99.9, while compacting", slowest[1], "µs");
+        Ok(())
+    }
+
+    fn measure(
+        &mut self,
+        name: &'static str,
+        count: u64,
+        mut operation: impl FnMut(u64) -> Result<usize>,
+    ) -> Result<()> {
+        let watch = Watch::start();
+        for _ in 0..count {
+            ensure!(operation(self.next_random())? > 0, "{name} found nothing");
+        }
+        let (value, cpu) = watch.read(count);
+        self.figures.push(Figure { name, value, cpu: Some(cpu), unit: "ns" });
+        Ok(())
+    }
+
+    fn figure(&mut self, name: &'static str, value: f64, unit: &'static str) {
+        self.figures.push(Figure { name, value, cpu: None, unit });
+    }
+
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Wall and processor time since its start.
+struct Watch {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Self { wall: Instant::now(), cpu: cpu_time() }
+    }
+
+    /// Nanoseconds per operation: by the wall, and of the processor.
+    fn read(&self, operations: u64) -> (f64, f64) {
+        let each = |time: Duration| time.as_nanos() as f64 / operations.max(1) as f64;
+        (each(self.wall.elapsed()), each(cpu_time() - self.cpu))
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Bytes this process has handed to the file system so far.
+fn written_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let field = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    field.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
+fn bytes_of(path: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        bytes += if meta.is_dir() { bytes_of(&entry.path())? } else { meta.len() };
+    }
+    Ok(bytes)
+}
