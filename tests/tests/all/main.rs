@@ -13,6 +13,7 @@ mod http;
 mod keys;
 mod local;
 mod locks;
+mod metrics;
 mod minority;
 mod pauses;
 mod restarts;

@@ -82,6 +82,12 @@ pub trait Observer: Send + Sync + Debug + 'static {
         code: Code,
         elapsed: Duration,
     );
+
+    /// A watch was opened.
+    fn watch_opened(&self);
+
+    /// A watch that was opened has ended.
+    fn watch_closed(&self);
 }
 
 /// Nobody wants to know.
@@ -90,4 +96,6 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn finished(&self, _: Operation, _: Option<ReadLevel>, _: Code, _: Duration) {}
+    fn watch_opened(&self) {}
+    fn watch_closed(&self) {}
 }

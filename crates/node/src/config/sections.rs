@@ -11,6 +11,7 @@ use super::ConfigError;
 pub const REACTORS_MAX: usize = 8;
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
+const TIB: u64 = 1024 * GIB;
 
 fn within<T: PartialOrd + std::fmt::Display>(
     key: &str,
@@ -355,12 +356,12 @@ impl Default for DiskSection {
 
 impl DiskSection {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        within("disk.read_only_below_bytes", self.read_only_below_bytes, MIB, 1024 * GIB)?;
+        within("disk.read_only_below_bytes", self.read_only_below_bytes, MIB, 1024 * TIB)?;
         within(
             "disk.recover_above_bytes",
             self.recover_above_bytes,
             self.read_only_below_bytes,
-            2048 * GIB,
+            2048 * TIB,
         )?;
         within("disk.check_interval_ms", self.check_interval_ms, 10, 60_000)
     }

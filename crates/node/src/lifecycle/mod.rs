@@ -161,6 +161,8 @@ struct Ground {
     reactors: Reactors,
     pool: Pool,
     identity_pool: Pool,
+    /// Free places for client connections.
+    places: Arc<Semaphore>,
     client: Arc<dyn Listener>,
     peer: Arc<dyn Listener>,
 }
@@ -289,6 +291,7 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
     if single {
         check_single(&config, &map)?;
     }
+    let places = Arc::new(Semaphore::new(config.listen.connections_max));
     Ok(Ground {
         config,
         world,
@@ -299,6 +302,7 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
         reactors,
         pool,
         identity_pool,
+        places,
         client,
         peer,
     })
@@ -369,7 +373,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
     let system = system(&ground, &map, &transport, &registry);
     let metrics = metrics(&ground, &transport, &registry);
     let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);
-    let Ground { config, lock, identity, reactors, pool, client, peer, .. } = ground;
+    let Ground { config, lock, identity, reactors, pool, places, client, peer, .. } = ground;
     let node = Node {
         system,
         registry,
@@ -385,7 +389,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         _data_dir: lock,
         config,
     };
-    node.serve(client, peer)?;
+    node.serve(client, peer, places)?;
     if single {
         node.found_single(&identity).await?;
     }
@@ -439,6 +443,9 @@ fn metrics(ground: &Ground, transport: &Transport, registry: &Registry) -> Arc<M
         data_dir: ground.data_dir.clone(),
         clock: doors.clock.clone(),
         started: doors.clock.monotonic(),
+        pool: ground.pool.clone(),
+        places: ground.places.clone(),
+        places_max: ground.config.listen.connections_max,
     })
 }
 
@@ -466,7 +473,12 @@ fn gateway(
 }
 
 impl Node {
-    fn serve(&self, client: Arc<dyn Listener>, peer: Arc<dyn Listener>) -> Result<(), StartError> {
+    fn serve(
+        &self,
+        client: Arc<dyn Listener>,
+        peer: Arc<dyn Listener>,
+        places: Arc<Semaphore>,
+    ) -> Result<(), StartError> {
         let service = PeerService::new(
             &self.transport,
             Arc::new(self.system.clone()),
@@ -478,12 +490,15 @@ impl Node {
         let space =
             self.registry.clone().watch_space(self.config.disk.clone(), self.tasks.stop_wish());
         self.tasks.spawn(space);
-        self.serve_clients(client)
+        self.serve_clients(client, &places)
     }
 
-    fn serve_clients(&self, listener: Arc<dyn Listener>) -> Result<(), StartError> {
+    fn serve_clients(
+        &self,
+        listener: Arc<dyn Listener>,
+        places: &Arc<Semaphore>,
+    ) -> Result<(), StartError> {
         let broken = |e: ApiError| StartError::System(e.to_string());
-        let places = Arc::new(Semaphore::new(self.config.listen.connections_max));
         for reactor in 0..self.reactors.len() {
             let port = services::port(&self.gateway).map_err(broken)?;
             let listener = Box::new(SharedListener(listener.clone()));

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use holdfast_env::{Clock, Disk};
 use holdfast_replica::Role;
+use holdfast_runtime::Pool;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+
+use tokio::sync::Semaphore;
 
 use crate::peers::Transport;
 use crate::registry::{Registry, role_name};
@@ -33,6 +36,12 @@ pub struct Sources {
     pub clock: Arc<dyn Clock>,
     /// When the node started, on the monotonic clock.
     pub started: Duration,
+    /// Threads for calls that block.
+    pub pool: Pool,
+    /// Free places for client connections.
+    pub places: Arc<Semaphore>,
+    /// All of them.
+    pub places_max: usize,
 }
 
 impl fmt::Debug for Sources {
@@ -97,6 +106,10 @@ impl Sources {
         page.gauge("uptime_seconds", "Time since the node started", uptime.as_secs())?;
         let connected = self.transport.connected().len() as u64;
         page.gauge("connected_nodes", "Other nodes that answer now", connected)?;
+        let connections = self.places_max.saturating_sub(self.places.available_permits()) as u64;
+        page.gauge("client_connections", "Connections of clients", connections)?;
+        let queued = self.pool.queued() as u64;
+        page.gauge("blocking_queue", "Reads of files and the like that wait for a thread", queued)?;
         let usage = self.registry.usage();
         page.gauge("in_flight_bytes", "Proposals under way", usage.in_flight_bytes)?;
         let full = u64::from(usage.is_disk_full);
@@ -154,6 +167,7 @@ impl Sources {
         let stats = journal.stats();
         page.gauge("journal_usage_bytes", "Segments in use", journal.usage())?;
         page.gauge("journal_limit_bytes", "What segments may use", journal.limit())?;
+        page.gauge("journal_segments", "Segment files in use", stats.segments_used)?;
         page.gauge("journal_live_bytes", "Records that are still needed", stats.live_bytes)?;
         page.gauge("journal_queued_bytes", "Records that wait for the disk", stats.queued_bytes)?;
         page.gauge("journal_cached_bytes", "Payloads kept in memory", stats.cached_bytes)?;
@@ -192,6 +206,7 @@ impl Sources {
             total.compactions += stats.compactions;
             total.compacted_bytes_in += stats.compacted_bytes_in;
             total.compacted_bytes_out += stats.compacted_bytes_out;
+            total.dropped_records += stats.dropped_records;
         }
         page.gauge("table_bytes", "Size of all tables", table_bytes)?;
         page.gauge("table_records", "Records in all tables", total.records)?;
@@ -206,6 +221,7 @@ impl Sources {
         page.counter("flushed_bytes", "Bytes flushes wrote", total.flushed_bytes)?;
         page.counter("compactions", "Compactions done", total.compactions)?;
         page.counter("compacted_in_bytes", "Bytes compactions read", total.compacted_bytes_in)?;
-        page.counter("compacted_out_bytes", "Bytes compactions wrote", total.compacted_bytes_out)
+        page.counter("compacted_out_bytes", "Bytes compactions wrote", total.compacted_bytes_out)?;
+        page.counter("dropped_records", "Records left out for good", total.dropped_records)
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -49,6 +50,7 @@ pub struct Metrics {
     /// By operation and level, so that counting needs no look-up by label.
     durations: Vec<Histogram>,
     errors: Family<ErrorLabels, Counter>,
+    watches: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -107,11 +109,13 @@ impl Metrics {
         );
         let errors = Family::default();
         registry.register("request_errors", "Requests that ended with an error", errors.clone());
+        let watches = Gauge::default();
+        registry.register("open_watches", "Watches of clients under way", watches.clone());
         let build =
             vec![("version", VERSION.to_owned()), ("format_version", FORMAT_VERSION.to_string())];
         registry.register("build", "The program that runs", Info::new(build));
         registry.register_collector(Box::new(sources));
-        Arc::new(Self { registry, durations, errors })
+        Arc::new(Self { registry, durations, errors, watches })
     }
 
     /// Everything in the OpenMetrics text format.
@@ -141,5 +145,12 @@ impl Observer for Metrics {
             let labels = ErrorLabels { operation: operation.name(), code: format!("{code:?}") };
             self.errors.get_or_create(&labels).inc();
         }
+    }
+    fn watch_opened(&self) {
+        self.watches.inc();
+    }
+
+    fn watch_closed(&self) {
+        self.watches.dec();
     }
 }

@@ -146,6 +146,11 @@ impl Gateway {
         self.parts.clock.monotonic()
     }
 
+    /// Who is told how calls go.
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.parts.observer
+    }
+
     /// Tells metrics and the slow-request log how a call went.
     pub(crate) fn finished(
         &self,

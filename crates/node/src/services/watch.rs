@@ -5,6 +5,7 @@
 //! history at the client's own pace, and memory stays bounded.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::AbortHandle;
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::api::{ApiError, Call, Items, Operation, Watch, WatchItem};
+use crate::api::{ApiError, Call, Items, Observer, Operation, Watch, WatchItem};
 use crate::convert;
 use crate::router::{Gateway, answer_by};
 
@@ -45,13 +46,33 @@ struct Given {
     item: Result<WatchItem, ApiError>,
 }
 
+/// A watch under way: it ends, and is no longer counted, when this is dropped.
+struct OpenWatch {
+    handle: AbortHandle,
+    observer: Arc<dyn Observer>,
+}
+
+impl OpenWatch {
+    fn new(handle: AbortHandle, observer: Arc<dyn Observer>) -> Self {
+        observer.watch_opened();
+        Self { handle, observer }
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.handle.abort();
+        self.observer.watch_closed();
+    }
+}
+
 struct Multiplexer {
     gateway: Gateway,
     call: Call,
     answers: mpsc::Sender<Answer>,
     /// Counts the client's wishes for progress; every watch follows it.
     progress: watch::Sender<u64>,
-    watches: BTreeMap<u64, AbortHandle>,
+    watches: BTreeMap<u64, OpenWatch>,
     items: SelectAll<BoxStream<'static, Given>>,
 }
 
@@ -88,8 +109,7 @@ impl Multiplexer {
         match request.request {
             Some(Asked::Create(create)) => self.create(create),
             Some(Asked::Cancel(cancel)) => {
-                let known = self.watches.remove(&cancel.watch_id)?;
-                known.abort();
+                drop(self.watches.remove(&cancel.watch_id)?);
                 Some(v1::WatchResponse {
                     watch_id: cancel.watch_id,
                     canceled: true,
@@ -123,7 +143,7 @@ impl Multiplexer {
         call.deadline = answer_by(self.gateway.limits().deadline(None));
         let items = self.gateway.watch(&call, watch_of(create, self.progress.subscribe()));
         let (handle, registration) = AbortHandle::new_pair();
-        self.watches.insert(id, handle);
+        self.watches.insert(id, OpenWatch::new(handle, self.gateway.observer().clone()));
         self.items.push(with_id(id, Abortable::new(items, registration)));
         None
     }
