@@ -52,6 +52,11 @@ impl<'a> Decoder<'a> {
         self.bytes(length)
     }
 
+    /// Everything not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

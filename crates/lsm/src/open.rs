@@ -45,7 +45,9 @@ pub(crate) fn open_tree(
     durable: Durable,
     options: EngineOptions,
 ) -> Result<Tree> {
-    let home = Home { disk, shared, graveyard: Arc::new(Graveyard::default()) };
+    let graveyard = Arc::new(Graveyard::default());
+    let resident_index_bytes = options.resident_index_bytes;
+    let home = Home { disk, shared, graveyard, resident_index_bytes };
     let number = current_generation(home.disk.as_ref(), entropy.as_ref(), dir)?;
     let generation_dir = dir.join(generation_name(number));
     let version = load_version(&home, entropy.as_ref(), &generation_dir, number)?;

@@ -25,6 +25,11 @@ pub struct EngineOptions {
     pub table_bytes: u64,
     /// Filter bits per key.
     pub bloom_bits_per_key: usize,
+    /// Index and filter are cut into partitions of about this size, bytes.
+    pub partition_bytes: usize,
+    /// The partitions of a table are kept in memory if they are together at most this long,
+    /// bytes; otherwise they go through the block cache.
+    pub resident_index_bytes: u64,
     /// Compression of each level.
     pub compression: [Compression; LEVELS],
     /// Tables in level 0 that call for a compaction.
@@ -47,6 +52,8 @@ impl Default for EngineOptions {
             restart_interval: 8,
             table_bytes: 32 << 20,
             bloom_bits_per_key: 10,
+            partition_bytes: 32 << 10,
+            resident_index_bytes: 256 << 10,
             compression: [Compression::Lz4; LEVELS],
             level0_tables: 4,
             level0_tables_slow: 20,
@@ -77,6 +84,11 @@ impl EngineOptions {
                 "between 4 KiB and 1 GiB",
             ),
             ((1..=32).contains(&self.bloom_bits_per_key), "bloom_bits_per_key", "1 to 32"),
+            (
+                (64..=1 << 20).contains(&self.partition_bytes),
+                "partition_bytes",
+                "between 64 bytes and 1 MiB",
+            ),
             ((1..=64).contains(&self.level0_tables), "level0_tables", "between 1 and 64"),
             (
                 self.level0_tables_slow >= self.level0_tables,

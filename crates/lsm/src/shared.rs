@@ -11,7 +11,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::error::{Error, Result};
 use crate::memtable::ChunkPool;
-use crate::table::Block;
+use crate::table::{Block, Partition};
 
 /// Expected size of a cached block, bytes; only sizes the cache's tables.
 const BLOCK_BYTES_EXPECTED: u64 = 8 << 10;
@@ -92,17 +92,30 @@ impl Hasher for NumberHasher {
     }
 }
 
+/// What the block cache holds.
+#[derive(Clone)]
+enum Cached {
+    Block(Arc<Block>),
+    Partition(Arc<Partition>),
+}
+
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<BlockKey, Arc<Block>> for ByBytes {
-    fn weight(&self, _: &BlockKey, block: &Arc<Block>) -> u64 {
-        block.bytes() as u64
+impl Weighter<BlockKey, Cached> for ByBytes {
+    fn weight(&self, _: &BlockKey, cached: &Cached) -> u64 {
+        match cached {
+            Cached::Block(block) => block.bytes() as u64,
+            Cached::Partition(partition) => {
+                let (filter, index) = partition.bytes();
+                (filter + index) as u64
+            }
+        }
     }
 }
 
 type Numbers = BuildHasherDefault<NumberHasher>;
-type BlockCache = Cache<BlockKey, Arc<Block>, ByBytes, Numbers>;
+type BlockCache = Cache<BlockKey, Cached, ByBytes, Numbers>;
 type FileCache = Cache<u64, Arc<dyn File>, quick_cache::UnitWeighter, Numbers>;
 
 /// One per node, handed to every engine.
@@ -194,12 +207,27 @@ impl Shared {
     }
 
     pub(crate) fn cached_block(&self, key: &BlockKey) -> Option<Arc<Block>> {
-        self.blocks.get(key)
+        match self.blocks.get(key)? {
+            Cached::Block(block) => Some(block),
+            Cached::Partition(_) => None,
+        }
     }
 
     pub(crate) fn cache_block(&self, key: BlockKey, block: Arc<Block>) {
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
-        self.blocks.insert(key, block);
+        self.blocks.insert(key, Cached::Block(block));
+    }
+
+    pub(crate) fn cached_partition(&self, key: &BlockKey) -> Option<Arc<Partition>> {
+        match self.blocks.get(key)? {
+            Cached::Partition(partition) => Some(partition),
+            Cached::Block(_) => None,
+        }
+    }
+
+    pub(crate) fn cache_partition(&self, key: BlockKey, partition: Arc<Partition>) {
+        self.blocks_read.fetch_add(1, Ordering::Relaxed);
+        self.blocks.insert(key, Cached::Partition(partition));
     }
 
     pub(crate) fn open_file(&self, opened_as: u64) -> Option<Arc<dyn File>> {

@@ -85,6 +85,7 @@ impl<'a> Output<'a> {
             block_bytes: options.block_bytes,
             restart_interval: options.restart_interval,
             bloom_bits_per_key: options.bloom_bits_per_key,
+            partition_bytes: options.partition_bytes,
             compression: self.compression,
         };
         let birth = self.tree.entropy.u128();

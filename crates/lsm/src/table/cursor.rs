@@ -8,6 +8,8 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::read::{Direction, KeyRange};
 use crate::table::block::Block;
+use crate::table::format::Handle;
+use crate::table::partition::Partition;
 use crate::table::properties::FamilyProperties;
 use crate::table::reader::{Fill, Table};
 use crate::table::walk::BlockWalk;
@@ -57,7 +59,9 @@ pub(crate) struct TableSource {
     loading: Loading,
     /// Blocks not visited yet; taken from the front going forward, from the back going backward.
     blocks: Range<usize>,
-    number: usize,
+    /// The partition of the current block.
+    partition: Option<Arc<Partition>>,
+    handle: Handle,
     walk: BlockWalk,
     /// Where the first block is entered; the others are entered at their edge.
     edge: Option<Bytes>,
@@ -78,10 +82,10 @@ impl TableSource {
             Direction::Backward => range.upper.clone(),
         };
         match (direction, &edge) {
-            (Direction::Forward, Some(lower)) => blocks.start = table.seek(family, lower),
+            (Direction::Forward, Some(lower)) => blocks.start = table.seek(family, lower)?,
             (Direction::Backward, Some(upper)) => {
                 // The block whose separator reaches `upper` may still hold keys below it.
-                blocks.end = blocks.end.min(table.seek(family, upper) + 1);
+                blocks.end = blocks.end.min(table.seek(family, upper)? + 1);
             }
             _ => {}
         }
@@ -110,7 +114,8 @@ impl TableSource {
         blocks: Range<usize>,
         edge: Option<Bytes>,
     ) -> Self {
-        Self { table, direction, seqs, loading, blocks, number: 0, walk: BlockWalk::new(), edge }
+        let (partition, handle, walk) = (None, Handle::default(), BlockWalk::new());
+        Self { table, direction, seqs, loading, blocks, partition, handle, walk, edge }
     }
 
     /// Moves over records outside the near end of the range.
@@ -159,7 +164,7 @@ impl TableSource {
                 Direction::Forward => self.walk.forward(),
                 Direction::Backward => self.walk.backward(),
             };
-            let moved = moved.ok_or_else(|| self.table.damaged(self.number))?;
+            let moved = moved.ok_or_else(|| self.table.damaged(self.handle))?;
             if !moved && !self.next_block()? {
                 self.walk.leave();
                 return Ok(());
@@ -172,45 +177,78 @@ impl TableSource {
 
     /// Enters the next block that can hold visible records; false if there is none.
     fn next_block(&mut self) -> Result<bool> {
-        loop {
-            let next = match self.direction {
-                Direction::Forward => self.blocks.next(),
-                Direction::Backward => self.blocks.next_back(),
-            };
-            let Some(number) = next else { return Ok(false) };
+        while let Some(number) = self.take_number() {
             let edge = self.edge.take();
-            let bounds = self.table.index().entry(number).map(|e| (e.seq_min, e.seq_max));
-            if bounds.is_none_or(|(min, max)| !self.seqs.overlaps(min, max)) {
+            let Some((handle, (min, max))) = self.locate(number)? else { continue };
+            if !self.seqs.overlaps(min, max) {
                 continue;
             }
-            self.number = number;
-            let block = self.load(number)?;
+            self.handle = handle;
+            let block = self.load(handle)?;
             let entered = match self.direction {
                 Direction::Forward => self.walk.enter_forward(block, edge.as_deref()),
                 Direction::Backward => self.walk.enter_backward(block, edge.as_deref()),
             };
-            entered.ok_or_else(|| self.table.damaged(number))?;
+            entered.ok_or_else(|| self.table.damaged(handle))?;
             return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn take_number(&mut self) -> Option<usize> {
+        match self.direction {
+            Direction::Forward => self.blocks.next(),
+            Direction::Backward => self.blocks.next_back(),
         }
     }
 
-    fn load(&mut self, number: usize) -> Result<Arc<Block>> {
-        let handle = self.table.handle(number)?;
+    /// Where a block lies and what it bounds. `None` if its whole partition holds nothing visible:
+    /// then the rest of the partition is passed, too, without being read.
+    fn locate(&mut self, number: usize) -> Result<Option<(Handle, (u64, u64))>> {
+        if let Some(partition) = &self.partition
+            && partition.blocks().contains(&number)
+        {
+            return Ok(partition.block(number));
+        }
+        let part = self.table.top().part_of(number);
+        let bounds = self.table.top().entry(part).map_or((0, u64::MAX), |(_, seqs)| seqs);
+        if !self.seqs.overlaps(bounds.0, bounds.1) {
+            let (blocks, _) = self.table.top().blocks(part);
+            match self.direction {
+                Direction::Forward => self.blocks.start = blocks.end.min(self.blocks.end),
+                Direction::Backward => self.blocks.end = blocks.start.max(self.blocks.start),
+            }
+            return Ok(None);
+        }
+        let partition = match self.loading {
+            Loading::Cached => match self.table.partition(part, Fill::FromDisk)? {
+                Some(partition) => partition.into_owned(),
+                None => return Ok(None),
+            },
+            Loading::Ahead { .. } => self.table.partition_once(part)?,
+        };
+        let located = partition.block(number);
+        self.partition = Some(partition);
+        Ok(located)
+    }
+
+    fn load(&mut self, handle: Handle) -> Result<Arc<Block>> {
         let Loading::Ahead { buffer, start } = &mut self.loading else {
-            let block = self.table.block(number, Fill::FromDisk)?;
-            return block.ok_or_else(|| self.table.damaged(number));
+            let block = self.table.block(handle, Fill::FromDisk)?;
+            return block.ok_or_else(|| self.table.damaged(handle));
         };
         let buffered = *start..*start + buffer.len() as u64;
         if !(buffered.contains(&handle.offset) && handle.end() <= buffered.end) {
-            let last = self.table.handle(self.blocks.end.max(number + 1) - 1)?;
-            let bytes = last.end().min(handle.end().max(handle.offset + READ_AHEAD_BYTES));
-            buffer.resize(usize::try_from(bytes - handle.offset).unwrap_or(0), 0);
+            let part = self.table.top().part_of(self.blocks.end.max(1) - 1);
+            let last = self.table.top().blocks(part).1.end;
+            let end = last.min(handle.offset + READ_AHEAD_BYTES).max(handle.end());
+            buffer.resize(usize::try_from(end - handle.offset).unwrap_or(0), 0);
             self.table.read_raw(handle.offset, buffer)?;
             *start = handle.offset;
         }
         let from = usize::try_from(handle.offset - *start).unwrap_or(usize::MAX);
         let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
-        self.table.block_from(number, stored.unwrap_or_default())
+        self.table.block_from(handle, stored.unwrap_or_default())
     }
 }
 

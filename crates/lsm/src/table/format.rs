@@ -7,17 +7,15 @@
 //!   n + 4   compression   u32    0 none, 1 LZ4
 //!   n + 8   checksum      u64    xxh3 of [0, n + 8), seeded by birth id and file offset
 //!
-//! footer, the last 88 bytes of the file:
-//!   0   index       offset u64, bytes u32     stored block, trailer included
-//!  12   filter      offset u64, bytes u32
-//!  24   properties  offset u64, bytes u32
-//!  36   zero        u32
-//!  40   file_bytes  u64
-//!  48   birth       u128
-//!  64   version     u32
-//!  68   zero        u32
-//!  72   checksum    u64    xxh3 of [0, 72), seeded by birth id and the footer's offset
-//!  80   magic       8 bytes
+//! footer, the last 72 bytes of the file:
+//!   0   top         offset u64, bytes u32     stored block, trailer included
+//!  12   properties  offset u64, bytes u32
+//!  24   file_bytes  u64
+//!  32   birth       u128
+//!  48   version     u32
+//!  52   zero        u32
+//!  56   checksum    u64    xxh3 of [0, 56), seeded by birth id and the footer's offset
+//!  64   magic       8 bytes
 //! ```
 
 use crate::checksum::{self, BirthId};
@@ -26,7 +24,7 @@ use crate::limits::BLOCK_BYTES_MAX;
 use crate::options::Compression;
 
 /// Bytes of a footer.
-pub(crate) const FOOTER_BYTES: usize = 88;
+pub(crate) const FOOTER_BYTES: usize = 72;
 /// Bytes of a trailer.
 pub(crate) const TRAILER_BYTES: usize = 16;
 const MAGIC: &[u8; 8] = b"HFTABLE\n";
@@ -59,8 +57,7 @@ impl Handle {
 /// The last bytes of a table file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
-    pub(crate) index: Handle,
-    pub(crate) filter: Handle,
+    pub(crate) top: Handle,
     pub(crate) properties: Handle,
     pub(crate) file_bytes: u64,
     pub(crate) birth: BirthId,
@@ -69,10 +66,8 @@ pub(crate) struct Footer {
 impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(FOOTER_BYTES);
-        self.index.encode(&mut out);
-        self.filter.encode(&mut out);
+        self.top.encode(&mut out);
         self.properties.encode(&mut out);
-        out.put_u32(0);
         out.put_u64(self.file_bytes);
         out.put_u128(self.birth);
         out.put_u32(VERSION);
@@ -89,13 +84,13 @@ impl Footer {
         file_bytes: u64,
         birth: BirthId,
     ) -> Result<Self, &'static str> {
-        let covered = bytes.get(..72).ok_or("footer is cut")?;
-        if bytes.get(80..) != Some(MAGIC) {
+        let covered = bytes.get(..56).ok_or("footer is cut")?;
+        if bytes.get(64..) != Some(MAGIC) {
             return Err("footer has no magic");
         }
         let footer = Self::fields(bytes, birth, covered, file_bytes)?;
         let mut end = 0;
-        for handle in [footer.index, footer.filter, footer.properties] {
+        for handle in [footer.top, footer.properties] {
             if handle.offset < end || (handle.bytes as usize) < TRAILER_BYTES {
                 return Err("footer has overlapping blocks");
             }
@@ -115,17 +110,10 @@ impl Footer {
     ) -> Result<Self, &'static str> {
         let mut decoder = Decoder::new(bytes);
         let mut read = || {
-            let index = Handle::decode(&mut decoder)?;
-            let filter = Handle::decode(&mut decoder)?;
+            let top = Handle::decode(&mut decoder)?;
             let properties = Handle::decode(&mut decoder)?;
-            decoder.u32()?;
-            let footer = Self {
-                index,
-                filter,
-                properties,
-                file_bytes: decoder.u64()?,
-                birth: decoder.u128()?,
-            };
+            let footer =
+                Self { top, properties, file_bytes: decoder.u64()?, birth: decoder.u128()? };
             let version = decoder.u32()?;
             decoder.u32()?;
             Some((footer, version, decoder.u64()?))

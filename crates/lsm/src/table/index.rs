@@ -1,7 +1,7 @@
-//! Where the data blocks lie and what they bound.
+//! Where blocks lie and what they bound.
 //!
 //! ```text
-//! content of the index block, for every data block in file order:
+//! content of an index, for every block in file order:
 //!   0  offset     u64
 //!   8  seq_min    u64
 //!  16  seq_max    u64
@@ -9,6 +9,7 @@
 //!  28  separator  u16 length, then bytes: at or after the block's last key, before the first
 //!                       key of the next block of the family
 //! ```
+//! A partition is an index of data blocks, the top of a table an index of partitions.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -20,14 +21,17 @@ use crate::table::format::Handle;
 
 /// What the index knows of one block.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct IndexEntry {
-    pub(crate) handle: Handle,
+struct IndexEntry {
+    offset: u64,
+    seq_min: u64,
+    seq_max: u64,
+    bytes: u32,
     separator_end: u32,
-    pub(crate) seq_min: u64,
-    pub(crate) seq_max: u64,
 }
 
-/// The index of a table, in memory: about 60 bytes per block.
+const _: () = assert!(size_of::<IndexEntry>() == 32);
+
+/// An index in memory: 40 bytes per block and its separator.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     separators: Vec<u8>,
@@ -48,7 +52,9 @@ impl Index {
     pub(crate) fn push(&mut self, handle: Handle, seqs: (u64, u64), separator: &[u8]) {
         self.separators.extend_from_slice(separator);
         let separator_end = u32::try_from(self.separators.len()).expect("an index is below 4 GiB");
-        self.entries.push(IndexEntry { handle, separator_end, seq_min: seqs.0, seq_max: seqs.1 });
+        let Handle { offset, bytes } = handle;
+        let (seq_min, seq_max) = seqs;
+        self.entries.push(IndexEntry { offset, seq_min, seq_max, bytes, separator_end });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -60,8 +66,11 @@ impl Index {
         self.separators.len() + self.entries.len() * (size_of::<IndexEntry>() + size_of::<u64>())
     }
 
-    pub(crate) fn entry(&self, block: usize) -> Option<&IndexEntry> {
-        self.entries.get(block)
+    /// Where a block lies, with the bounds of its sequence numbers.
+    #[inline]
+    pub(crate) fn entry(&self, block: usize) -> Option<(Handle, (u64, u64))> {
+        let IndexEntry { offset, seq_min, seq_max, bytes, .. } = *self.entries.get(block)?;
+        Some((Handle { offset, bytes }, (seq_min, seq_max)))
     }
 
     pub(crate) fn separator(&self, block: usize) -> &[u8] {
@@ -121,21 +130,21 @@ impl Index {
         let mut out = Vec::with_capacity(self.bytes());
         for (block, entry) in self.entries.iter().enumerate() {
             let separator = self.separator(block);
-            out.put_u64(entry.handle.offset);
+            out.put_u64(entry.offset);
             out.put_u64(entry.seq_min);
             out.put_u64(entry.seq_max);
-            out.put_u32(entry.handle.bytes);
+            out.put_u32(entry.bytes);
             out.put_u16(u16::try_from(separator.len()).expect("keys are at most 16 KiB"));
             out.extend_from_slice(separator);
         }
         out
     }
 
-    /// Reads an index whose blocks must lie one behind the other from 0 to `end`.
-    pub(crate) fn decode(content: &[u8], end: u64) -> Result<Self, &'static str> {
+    /// Reads an index whose blocks must lie one behind the other and fill `place`.
+    pub(crate) fn decode(content: &[u8], place: Range<u64>) -> Result<Self, &'static str> {
         let mut decoder = Decoder::new(content);
         let mut index = Self::default();
-        let mut expected = 0;
+        let mut expected = place.start;
         while !decoder.is_empty() {
             let mut fields = || {
                 let offset = decoder.u64()?;
@@ -151,7 +160,7 @@ impl Index {
             expected = handle.end();
             index.push(handle, seqs, separator);
         }
-        if expected != end {
+        if expected != place.end {
             return Err("index does not cover the blocks");
         }
         index.entries.shrink_to_fit();
@@ -230,8 +239,9 @@ mod tests {
         index.push(Handle { offset: 0, bytes: 100 }, (1, 2), b"m");
         index.push(Handle { offset: 100, bytes: 50 }, (1, 2), b"z");
         let content = index.encode();
-        assert_eq!(Index::decode(&content, 150).unwrap().len(), 2);
-        assert!(Index::decode(&content, 151).is_err());
-        assert!(Index::decode(&content[..content.len() - 1], 150).is_err());
+        assert_eq!(Index::decode(&content, 0..150).unwrap().len(), 2);
+        assert!(Index::decode(&content, 0..151).is_err());
+        assert!(Index::decode(&content, 1..150).is_err());
+        assert!(Index::decode(&content[..content.len() - 1], 0..150).is_err());
     }
 }

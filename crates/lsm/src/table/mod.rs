@@ -10,12 +10,17 @@
 //!
 //! ```text
 //! offset 0   data blocks            all of a family before the next family
-//!            index block            one entry per data block     (`index.rs`)
-//!            filter block           blocked Bloom filter         (`filter.rs`)
-//!            properties block       ranges and counts            (`properties.rs`)
-//! end − 88   footer                                              (`format.rs`)
+//!            partition blocks       index and filter of a run of data blocks   (`partition.rs`)
+//!            top block              one entry per partition                    (`top.rs`)
+//!            properties block       ranges and counts                          (`properties.rs`)
+//! end − 72   footer                                                            (`format.rs`)
 //! ```
 //! Every block is followed by a trailer with its checksum (`format.rs`).
+//!
+//! One index and one filter for the whole file are simplest, and best for small files. Those of a
+//! large file would hold memory for data nobody asks for, and to open it would mean to read them
+//! all. So both are cut into partitions that are read when they are needed and leave the cache
+//! when they are not; the partitions of a small file are simply kept.
 
 mod block;
 mod builder;
@@ -23,14 +28,17 @@ mod cursor;
 mod filter;
 mod format;
 mod index;
+mod partition;
 mod properties;
 mod reader;
+mod top;
 mod walk;
 mod writer;
 
 pub(crate) use block::Block;
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
+pub(crate) use partition::Partition;
 pub(crate) use properties::{FamilyKey, FamilyProperties, Properties};
 pub(crate) use reader::{Fill, Home, Lookup, Table, verify_file};
 pub(crate) use writer::{TableDescriptor, TableWriter, WriterOptions};

@@ -1,4 +1,5 @@
-//! An open table: its index, filter and properties in memory, its blocks behind the cache.
+//! An open table: its top and properties in memory, its partitions too or behind the cache, where
+//! its blocks are.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,10 +15,11 @@ use crate::graveyard::{Grave, Graveyard};
 use crate::limits::{BLOCK_BYTES_MAX, TABLE_BYTES_MAX};
 use crate::shared::{BlockKey, Shared};
 use crate::table::block::{Block, Found};
-use crate::table::filter::Filter;
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
-use crate::table::index::{Index, Stretch};
+use crate::table::index::Stretch;
+use crate::table::partition::{PartRef, Partition};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
+use crate::table::top::Top;
 use crate::table::writer::TableDescriptor;
 use crate::types::{Family, Record};
 
@@ -46,12 +48,15 @@ pub(crate) struct Home {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) graveyard: Arc<Graveyard>,
+    /// Partitions of a table that are together at most so long are kept, bytes.
+    pub(crate) resident_index_bytes: u64,
 }
 
 /// The part of a table one family has.
 #[derive(Debug)]
 struct Section {
-    stretch: Stretch,
+    parts: Stretch,
+    blocks: Range<usize>,
     properties: FamilyProperties,
 }
 
@@ -62,8 +67,9 @@ pub(crate) struct Table {
     home: Home,
     /// Number of this opening: what cached blocks and the open file are filed under.
     opened_as: u64,
-    index: Index,
-    filter: Filter,
+    top: Top,
+    /// All partitions, or none if they are long.
+    resident: Vec<Arc<Partition>>,
     sections: [Option<Section>; Family::COUNT],
     properties: Properties,
     smallest: FamilyKey,
@@ -87,6 +93,7 @@ impl Table {
             .open(&path, OpenMode::Read)
             .map_err(|e| missing_is_corrupt(e, &path, "open"))?;
         let mut parts = Parts::load(file.as_ref(), &path, &descriptor)?;
+        let resident = parts.residents(file.as_ref(), &path, home.resident_index_bytes)?;
         let sections = parts.sections().ok_or_else(|| {
             Error::corrupt(
                 &path,
@@ -113,8 +120,8 @@ impl Table {
             path,
             home,
             opened_as,
-            index: parts.index,
-            filter: parts.filter,
+            top: parts.top,
+            resident,
             sections,
             properties: parts.properties,
             smallest,
@@ -153,13 +160,18 @@ impl Table {
         &self.largest
     }
 
-    pub(crate) fn index(&self) -> &Index {
-        &self.index
+    pub(crate) fn top(&self) -> &Top {
+        &self.top
     }
 
-    /// Memory held by filter and index, bytes.
+    /// Memory held by filter and index outside the cache, bytes.
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
-        (self.filter.bytes() as u64, self.index.bytes() as u64)
+        let (mut filter, mut index) = (0, self.top.bytes());
+        for partition in &self.resident {
+            let bytes = partition.bytes();
+            (filter, index) = (filter + bytes.0, index + bytes.1);
+        }
+        (filter as u64, index as u64)
     }
 
     /// How often the filter was asked, and how often it spared a block.
@@ -170,12 +182,17 @@ impl Table {
 
     /// The blocks of `family`, empty if it has none.
     pub(crate) fn blocks(&self, family: Family) -> Range<usize> {
-        self.section(family).map_or(0..0, |s| s.stretch.blocks.clone())
+        self.section(family).map_or(0..0, |s| s.blocks.clone())
     }
 
     /// The first block of `family` that may hold `key` or something behind it.
-    pub(crate) fn seek(&self, family: Family, key: &[u8]) -> usize {
-        self.section(family).map_or(0, |s| self.index.seek(&s.stretch, key))
+    pub(crate) fn seek(&self, family: Family, key: &[u8]) -> Result<usize> {
+        let Some(section) = self.section(family) else { return Ok(0) };
+        let part = self.top.seek(&section.parts, key);
+        if part >= section.parts.blocks.end {
+            return Ok(section.blocks.end);
+        }
+        Ok(self.partition(part, Fill::FromDisk)?.map_or(section.blocks.end, |p| p.seek(key)))
     }
 
     /// Smallest and largest key and the sequence bounds of `family`.
@@ -209,42 +226,100 @@ impl Table {
         {
             return Ok(Lookup::Absent);
         }
-        count_one(&self.filter_checks);
-        if !self.filter.may_contain(hash) {
-            count_one(&self.filter_useful);
-            return Ok(Lookup::Absent);
-        }
-        self.search(&section.stretch, key, seq_max, fill)
-    }
-
-    fn search(&self, stretch: &Stretch, key: &[u8], seq_max: u64, fill: Fill) -> Result<Lookup> {
-        let first = self.index.seek(stretch, key);
-        // Versions of one key may span several blocks; every other search ends in its first.
-        for number in first..stretch.blocks.end {
-            let Some(entry) = self.index.entry(number) else { break };
-            if entry.seq_min <= seq_max {
-                let Some(block) = self.block(number, fill)? else { return Ok(Lookup::NeedsIo) };
-                match block.find(key, seq_max).ok_or_else(|| self.damaged(number))? {
-                    Found::Absent => break,
-                    Found::End => {}
-                    Found::Record(found) if found.is_tombstone => return Ok(Lookup::Found(None)),
-                    Found::Record(found) => {
-                        let value = block.share(found.value);
-                        let record = Record { seq: found.seq, ordinal: found.ordinal, value };
-                        return Ok(Lookup::Found(Some(record)));
-                    }
+        let first = self.top.seek(&section.parts, key);
+        // Versions of one key may span several partitions; every other search ends in its first.
+        for part in first..section.parts.blocks.end {
+            let Some(partition) = self.partition(part, fill)? else { return Ok(Lookup::NeedsIo) };
+            if part == first {
+                count_one(&self.filter_checks);
+                if !partition.filter().may_contain(hash) {
+                    count_one(&self.filter_useful);
+                    return Ok(Lookup::Absent);
                 }
             }
-            if self.index.separator(number) != key {
-                break;
+            match self.search(&partition, key, seq_max, fill)? {
+                Searched::Decided(lookup) => return Ok(lookup),
+                Searched::GoesOn => {}
             }
         }
         Ok(Lookup::Absent)
     }
 
+    /// Looks into the blocks of one partition.
+    fn search(
+        &self,
+        partition: &Partition,
+        key: &[u8],
+        seq_max: u64,
+        fill: Fill,
+    ) -> Result<Searched> {
+        let decided = |lookup| Ok(Searched::Decided(lookup));
+        for number in partition.seek(key)..partition.blocks().end {
+            let Some((handle, seqs)) = partition.block(number) else { break };
+            if seqs.0 <= seq_max {
+                let Some(block) = self.block(handle, fill)? else {
+                    return decided(Lookup::NeedsIo);
+                };
+                match block.find(key, seq_max).ok_or_else(|| self.damaged(handle))? {
+                    Found::Absent => return decided(Lookup::Absent),
+                    Found::End => {}
+                    Found::Record(found) if found.is_tombstone => {
+                        return decided(Lookup::Found(None));
+                    }
+                    Found::Record(found) => {
+                        let value = block.share(found.value);
+                        let record = Record { seq: found.seq, ordinal: found.ordinal, value };
+                        return decided(Lookup::Found(Some(record)));
+                    }
+                }
+            }
+            if partition.separator(number) != key {
+                return decided(Lookup::Absent);
+            }
+        }
+        Ok(Searched::GoesOn)
+    }
+
+    /// A partition, from memory or the disk; `None` if neither is allowed to have it.
+    #[inline]
+    pub(crate) fn partition(&self, part: usize, fill: Fill) -> Result<Option<PartRef<'_>>> {
+        if let Some(partition) = self.resident.get(part) {
+            return Ok(Some(PartRef::Resident(partition)));
+        }
+        self.partition_cached(part, fill)
+    }
+
+    fn partition_cached(&self, part: usize, fill: Fill) -> Result<Option<PartRef<'_>>> {
+        let Some((handle, _)) = self.top.entry(part) else {
+            return Err(Error::corrupt(&self.path, 0, "table has no such partition"));
+        };
+        let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
+        if let Some(partition) = self.home.shared.cached_partition(&key) {
+            return Ok(Some(PartRef::Cached(partition)));
+        }
+        if fill == Fill::CacheOnly {
+            return Ok(None);
+        }
+        let partition = self.read_partition(part)?;
+        self.home.shared.cache_partition(key, partition.clone());
+        Ok(Some(PartRef::Cached(partition)))
+    }
+
+    /// A partition, past the cache: for who reads everything and only once.
+    pub(crate) fn partition_once(&self, part: usize) -> Result<Arc<Partition>> {
+        match self.resident.get(part) {
+            Some(partition) => Ok(partition.clone()),
+            None => self.read_partition(part),
+        }
+    }
+
+    fn read_partition(&self, part: usize) -> Result<Arc<Partition>> {
+        let file = self.file()?;
+        load_partition(file.as_ref(), &self.path, &self.descriptor, &self.top, part)
+    }
+
     /// A data block, from the cache or the disk; `None` if neither is allowed to have it.
-    pub(crate) fn block(&self, number: usize, fill: Fill) -> Result<Option<Arc<Block>>> {
-        let handle = self.handle(number)?;
+    pub(crate) fn block(&self, handle: Handle, fill: Fill) -> Result<Option<Arc<Block>>> {
         let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
         if let Some(block) = self.home.shared.cached_block(&key) {
             return Ok(Some(block));
@@ -260,8 +335,7 @@ impl Table {
     }
 
     /// A data block out of `stored`, its bytes as they lie in the file; the cache is left alone.
-    pub(crate) fn block_from(&self, number: usize, stored: &[u8]) -> Result<Arc<Block>> {
-        let handle = self.handle(number)?;
+    pub(crate) fn block_from(&self, handle: Handle, stored: &[u8]) -> Result<Arc<Block>> {
         let content = load_block(stored.to_vec(), self.descriptor.birth, handle.offset)
             .map_err(|what| Error::corrupt(&self.path, handle.offset, what))?;
         self.decode(content, handle).map(Arc::new)
@@ -278,17 +352,9 @@ impl Table {
             .map_err(|e| missing_is_corrupt(e, &self.path, "read"))
     }
 
-    pub(crate) fn handle(&self, number: usize) -> Result<Handle> {
-        match self.index.entry(number) {
-            Some(entry) => Ok(entry.handle),
-            None => Err(self.damaged(number)),
-        }
-    }
-
     /// The error for a block whose records contradict themselves.
-    pub(crate) fn damaged(&self, number: usize) -> Error {
-        let offset = self.index.entry(number).map_or(0, |e| e.handle.offset);
-        Error::corrupt(&self.path, offset, "block is malformed")
+    pub(crate) fn damaged(&self, handle: Handle) -> Error {
+        Error::corrupt(&self.path, handle.offset, "block is malformed")
     }
 
     /// The open file, opened again if it was closed to stay under the node's limit.
@@ -324,11 +390,18 @@ impl Drop for Table {
     }
 }
 
+/// What the blocks of a partition say about a key.
+enum Searched {
+    Decided(Lookup),
+    /// Versions of the key may follow in the next partition.
+    GoesOn,
+}
+
 /// What is read when a table is opened.
 struct Parts {
+    descriptor: TableDescriptor,
     footer: Footer,
-    index: Index,
-    filter: Filter,
+    top: Top,
     properties: Properties,
 }
 
@@ -346,26 +419,67 @@ impl Parts {
             .map_err(|what| Error::corrupt(path, footer_offset, what))?;
         let load = |handle| read_block(file, path, descriptor, handle);
         let damaged = |handle: Handle| move |what| Error::corrupt(path, handle.offset, what);
-        let index = Index::decode(&load(footer.index)?, footer.index.offset)
-            .map_err(damaged(footer.index))?;
-        let filter = Filter::decode(&load(footer.filter)?).map_err(damaged(footer.filter))?;
+        let top =
+            Top::decode(&load(footer.top)?, footer.top.offset).map_err(damaged(footer.top))?;
         let properties =
             Properties::decode(&load(footer.properties)?).map_err(damaged(footer.properties))?;
-        Ok(Self { footer, index, filter, properties })
+        Ok(Self { descriptor: *descriptor, footer, top, properties })
     }
 
-    /// Which blocks belong to which family; `None` if the counts contradict the index.
+    /// All partitions if they are together at most `bytes_max` long, else none.
+    fn residents(
+        &self,
+        file: &dyn File,
+        path: &Path,
+        bytes_max: u64,
+    ) -> Result<Vec<Arc<Partition>>> {
+        let parts = 0..self.top.len();
+        let stored = |part| self.top.entry(part).map_or(0, |(handle, _)| u64::from(handle.bytes));
+        if parts.clone().map(stored).sum::<u64>() > bytes_max {
+            return Ok(Vec::new());
+        }
+        parts.map(|part| load_partition(file, path, &self.descriptor, &self.top, part)).collect()
+    }
+
+    /// Which partitions and blocks belong to which family; `None` if the counts contradict.
     fn sections(&mut self) -> Option<[Option<Section>; Family::COUNT]> {
         let mut sections = [const { None }; Family::COUNT];
-        let mut start = 0;
+        let (mut block, mut part) = (0, 0);
         for properties in &self.properties.families {
-            let end = start + properties.blocks as usize;
-            let stretch = self.index.stretch(start..end);
-            let section = Section { stretch, properties: properties.clone() };
-            *sections.get_mut(properties.family.index())? = Some(section);
-            start = end;
+            let (first_block, first_part) = (block, part);
+            block += properties.blocks as usize;
+            while part < self.top.len() && self.top.blocks(part).0.end <= block {
+                part += 1;
+            }
+            // A partition never holds blocks of two families.
+            if part == first_part || self.top.blocks(part - 1).0.end != block {
+                return None;
+            }
+            let parts = self.top.stretch(first_part..part);
+            let slot = sections.get_mut(properties.family.index())?;
+            let (blocks, properties) = (first_block..block, properties.clone());
+            *slot = Some(Section { parts, blocks, properties });
         }
-        (start == self.index.len()).then_some(sections)
+        (part == self.top.len()).then_some(sections)
+    }
+}
+
+fn load_partition(
+    file: &dyn File,
+    path: &Path,
+    descriptor: &TableDescriptor,
+    top: &Top,
+    part: usize,
+) -> Result<Arc<Partition>> {
+    let Some((handle, _)) = top.entry(part) else {
+        return Err(Error::corrupt(path, 0, "table has no such partition"));
+    };
+    let content = read_block(file, path, descriptor, handle)?;
+    let (blocks, data) = top.blocks(part);
+    match Partition::decode(&content, blocks.start, data) {
+        Ok(partition) if partition.blocks() == blocks => Ok(Arc::new(partition)),
+        Ok(_) => Err(Error::corrupt(path, handle.offset, "partition has the wrong blocks")),
+        Err(what) => Err(Error::corrupt(path, handle.offset, what)),
     }
 }
 

@@ -10,10 +10,12 @@ use crate::checksum::{BirthId, Whole};
 use crate::error::{Error, Result};
 use crate::options::Compression;
 use crate::table::builder::BlockBuilder;
-use crate::table::filter::{Filter, key_hash};
+use crate::table::filter::key_hash;
 use crate::table::format::{Footer, Handle, store_block};
-use crate::table::index::{Index, separator};
+use crate::table::index::separator;
+use crate::table::partition::{BuiltPartition, PartitionBuilder};
 use crate::table::properties::{FamilyProperties, Properties};
+use crate::table::top::Top;
 use crate::types::Family;
 
 /// Bytes collected before they are written.
@@ -27,6 +29,7 @@ pub(crate) struct WriterOptions {
     pub(crate) block_bytes: usize,
     pub(crate) restart_interval: usize,
     pub(crate) bloom_bits_per_key: usize,
+    pub(crate) partition_bytes: usize,
     pub(crate) compression: Compression,
 }
 
@@ -51,10 +54,11 @@ pub(crate) struct TableWriter {
     written: u64,
     reserved: u64,
     block: BlockBuilder,
-    index: Index,
+    partition: PartitionBuilder,
+    /// Complete partitions, each with the end of the data it describes; written behind all data.
+    partitions: Vec<(BuiltPartition, u64)>,
     /// A finished block whose separator waits for the next key.
     open_entry: Option<(Handle, (u64, u64), Vec<u8>)>,
-    hashes: Vec<u64>,
     properties: Properties,
     last_key: Vec<u8>,
     last_seq: u64,
@@ -82,9 +86,9 @@ impl TableWriter {
             written: 0,
             reserved: 0,
             block: BlockBuilder::new(options.restart_interval),
-            index: Index::default(),
+            partition: PartitionBuilder::default(),
+            partitions: Vec::new(),
             open_entry: None,
-            hashes: Vec::new(),
             properties: Properties::default(),
             last_key: Vec::new(),
             last_seq: 0,
@@ -120,8 +124,8 @@ impl TableWriter {
             self.finish_block()?;
         }
         self.close_entry(Some(key));
-        if !same_key {
-            self.hashes.push(key_hash(family, key));
+        if !same_key || self.partition.has_no_keys() {
+            self.partition.add_key(key_hash(family, key));
         }
         self.block.add(key, seq, ordinal, value);
         self.count(same_key, key, seq, value);
@@ -134,6 +138,7 @@ impl TableWriter {
     fn begin_family(&mut self, family: Family, key: &[u8]) -> Result<()> {
         self.finish_block()?;
         self.close_entry(None);
+        self.finish_partition();
         self.end_family();
         let last = self.properties.families.last();
         assert!(last.is_none_or(|f| f.family < family), "families of a table are sorted");
@@ -204,7 +209,16 @@ impl TableWriter {
     fn close_entry(&mut self, next: Option<&[u8]>) {
         let Some((handle, seqs, last)) = self.open_entry.take() else { return };
         let separator = next.map_or(last.as_slice(), |next| separator(&last, next));
-        self.index.push(handle, seqs, separator);
+        self.partition.add_block(handle, seqs, separator);
+        if self.partition.bytes(self.options.bloom_bits_per_key) >= self.options.partition_bytes {
+            self.finish_partition();
+        }
+    }
+
+    fn finish_partition(&mut self) {
+        let data_end = self.written + self.pending.len() as u64;
+        let partition = self.partition.finish(self.options.bloom_bits_per_key);
+        self.partitions.extend(partition.map(|partition| (partition, data_end)));
     }
 
     fn write_pending(&mut self, is_last: bool) -> Result<()> {
@@ -228,14 +242,18 @@ impl TableWriter {
     pub(crate) fn finish(mut self, floor: u64) -> Result<TableDescriptor> {
         self.finish_block()?;
         self.close_entry(None);
+        self.finish_partition();
         self.end_family();
         self.properties.floor = floor;
-        let filter = Filter::build(&self.hashes, self.options.bloom_bits_per_key);
-        let index = self.store(&self.index.encode(), self.options.compression);
-        let filter = self.store(&filter.encode(), Compression::None);
+        let mut top = Top::default();
+        for (partition, data_end) in std::mem::take(&mut self.partitions) {
+            let handle = self.store(&partition.content, Compression::None);
+            top.push(&partition, handle, data_end);
+        }
+        let top = self.store(&top.encode(), Compression::None);
         let properties = self.store(&self.properties.encode(), Compression::None);
         let birth = self.descriptor.birth;
-        let mut footer = Footer { index, filter, properties, file_bytes: 0, birth };
+        let mut footer = Footer { top, properties, file_bytes: 0, birth };
         footer.file_bytes = properties.end() + crate::table::format::FOOTER_BYTES as u64;
         self.pending.extend_from_slice(&footer.encode());
         self.write_pending(true)?;

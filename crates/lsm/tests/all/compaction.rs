@@ -1,9 +1,9 @@
 //! What compactions keep, drop and leave alone.
 
 use bytes::Bytes;
-use holdfast_lsm::{Family, JobKind, Pressure};
+use holdfast_lsm::{EngineOptions, Family, JobKind, Pressure};
 
-use crate::harness::{World, check, files_of, small_options};
+use crate::harness::{World, check, check_changes, files_of, small_options};
 
 fn data_records(world: &World) -> u64 {
     world.engine.stats().records
@@ -202,4 +202,22 @@ fn pressure_rises_while_flushes_are_held_back() {
     world.durable.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
     world.work().unwrap();
     assert_eq!(world.engine.pressure(), Pressure::None);
+}
+
+#[test]
+fn recent_changes_are_found_without_reading_old_blocks_or_their_partitions() {
+    let options = EngineOptions { table_bytes: 256 << 10, ..small_options() };
+    let mut world = World::new(options);
+    for n in 0..2_000 {
+        world.put(&format!("key-{n:06}"), &format!("{:060}", n * 7919));
+    }
+    world.flush();
+    let reads = |work: &dyn Fn()| {
+        let before = world.disk.counters().reads;
+        work();
+        world.disk.counters().reads - before
+    };
+    let all = reads(&|| check_changes(&world.engine, &world.model, 0, 2_000));
+    let recent = reads(&|| check_changes(&world.engine, &world.model, 1_995, 2_000));
+    assert!(recent <= 20 && all > 1_000, "{recent} and {all} reads");
 }

@@ -86,6 +86,8 @@ pub fn small_options() -> EngineOptions {
         restart_interval: 4,
         table_bytes: 8 << 10,
         bloom_bits_per_key: 10,
+        partition_bytes: 256,
+        resident_index_bytes: 512,
         compression: [Compression::Lz4; 7],
         level0_tables: 2,
         level0_tables_slow: 8,

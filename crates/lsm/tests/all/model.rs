@@ -67,20 +67,22 @@ fn options() -> impl Strategy<Value = EngineOptions> {
     let compression = prop::sample::select(&[Compression::None, Compression::Lz4][..]);
     let sizes = (12..17u32, 8..13u32, 12..16u32, 12..16u32);
     let counts = (1..9usize, 1..16usize, 1..4usize, 2..5u64, 10..13u32);
-    (sizes, counts, [compression.clone(), compression]).prop_map(|(sizes, counts, compression)| {
-        EngineOptions {
-            memtable_bytes: 1 << sizes.0,
-            block_bytes: 1 << sizes.1,
-            table_bytes: 1 << sizes.2,
-            level_base_bytes: 1 << sizes.3,
-            restart_interval: counts.0,
-            bloom_bits_per_key: counts.1,
-            level0_tables: counts.2,
-            level0_tables_slow: 8,
-            level_multiplier: counts.3,
-            manifest_bytes_max: 1 << counts.4,
-            compression: std::array::from_fn(|level| compression[level.min(1)]),
-        }
+    let partitions = (6..14u32, prop_oneof![Just(0u64), Just(1_000), Just(u64::MAX)]);
+    let all = (sizes, counts, partitions, [compression.clone(), compression]);
+    all.prop_map(|(sizes, counts, partitions, compression)| EngineOptions {
+        partition_bytes: 1 << partitions.0,
+        resident_index_bytes: partitions.1,
+        memtable_bytes: 1 << sizes.0,
+        block_bytes: 1 << sizes.1,
+        table_bytes: 1 << sizes.2,
+        level_base_bytes: 1 << sizes.3,
+        restart_interval: counts.0,
+        bloom_bits_per_key: counts.1,
+        level0_tables: counts.2,
+        level0_tables_slow: 8,
+        level_multiplier: counts.3,
+        manifest_bytes_max: 1 << counts.4,
+        compression: std::array::from_fn(|level| compression[level.min(1)]),
     })
 }
 

@@ -1,0 +1,160 @@
+//! What is known of a run of data blocks: where they lie and which keys they do not hold.
+//!
+//! ```text
+//! content of a partition block:
+//!   0  filter_bytes  u32
+//!   4  filter        of every key in these blocks   (`filter.rs`)
+//!   …  index         of these blocks                (`index.rs`)
+//! ```
+//! The blocks of a partition belong to one family. A key whose versions go on in the next
+//! partition is in the filters of both.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use crate::codec::{Decoder, Encode};
+use crate::table::filter::Filter;
+use crate::table::format::Handle;
+use crate::table::index::{Index, Stretch};
+
+/// A partition in memory.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    /// Number of its first block in the table.
+    first: usize,
+    index: Index,
+    stretch: Stretch,
+    filter: Filter,
+}
+
+impl Partition {
+    /// Takes a partition's content apart. Its blocks begin with number `first` of the table and
+    /// lie one behind the other in `data`.
+    pub(crate) fn decode(
+        content: &[u8],
+        first: usize,
+        data: Range<u64>,
+    ) -> Result<Self, &'static str> {
+        let mut decoder = Decoder::new(content);
+        let mut split = || {
+            let bytes = decoder.u32()? as usize;
+            Some((decoder.bytes(bytes)?, decoder.rest()))
+        };
+        let (filter, index) = split().ok_or("partition is cut")?;
+        let filter = Filter::decode(filter)?;
+        let mut index = Index::decode(index, data)?;
+        let stretch = index.stretch(0..index.len());
+        Ok(Self { first, index, stretch, filter })
+    }
+
+    /// Memory held by filter and index, bytes.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        (self.filter.bytes(), self.index.bytes() + size_of::<Self>())
+    }
+
+    /// Numbers of its blocks in the table.
+    pub(crate) fn blocks(&self) -> Range<usize> {
+        self.first..self.first + self.index.len()
+    }
+
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Where the block with this number of the table lies, with its sequence bounds.
+    pub(crate) fn block(&self, number: usize) -> Option<(Handle, (u64, u64))> {
+        self.index.entry(number.checked_sub(self.first)?)
+    }
+
+    pub(crate) fn separator(&self, number: usize) -> &[u8] {
+        self.index.separator(number - self.first)
+    }
+
+    /// Number of the first block that may hold `key` or something behind it.
+    #[inline]
+    pub(crate) fn seek(&self, key: &[u8]) -> usize {
+        self.first + self.index.seek(&self.stretch, key)
+    }
+}
+
+/// A partition somewhere in memory.
+pub(crate) enum PartRef<'a> {
+    /// It stays as long as its table is open.
+    Resident(&'a Arc<Partition>),
+    /// It came through the cache.
+    Cached(Arc<Partition>),
+}
+
+impl Deref for PartRef<'_> {
+    type Target = Partition;
+
+    fn deref(&self) -> &Partition {
+        match self {
+            Self::Resident(partition) => partition,
+            Self::Cached(partition) => partition,
+        }
+    }
+}
+
+impl PartRef<'_> {
+    /// The partition for as long as the caller likes.
+    pub(crate) fn into_owned(self) -> Arc<Partition> {
+        match self {
+            Self::Resident(partition) => partition.clone(),
+            Self::Cached(partition) => partition,
+        }
+    }
+}
+
+/// A partition being written.
+#[derive(Default)]
+pub(crate) struct PartitionBuilder {
+    index: Index,
+    hashes: Vec<u64>,
+    seqs: Option<(u64, u64)>,
+}
+
+impl PartitionBuilder {
+    /// Adds a key of a block that is to come.
+    pub(crate) fn add_key(&mut self, hash: u64) {
+        self.hashes.push(hash);
+    }
+
+    /// Whether no key was added yet.
+    pub(crate) fn has_no_keys(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Adds a block whose keys were added.
+    pub(crate) fn add_block(&mut self, handle: Handle, seqs: (u64, u64), separator: &[u8]) {
+        self.index.push(handle, seqs, separator);
+        let (min, max) = self.seqs.unwrap_or(seqs);
+        self.seqs = Some((min.min(seqs.0), max.max(seqs.1)));
+    }
+
+    /// Bytes of the content, roughly.
+    pub(crate) fn bytes(&self, bits_per_key: usize) -> usize {
+        self.index.bytes() + self.hashes.len() * bits_per_key / 8
+    }
+
+    /// The complete partition; the builder is empty again. `None` if it has no blocks.
+    pub(crate) fn finish(&mut self, bits_per_key: usize) -> Option<BuiltPartition> {
+        let Self { index, hashes, seqs } = std::mem::take(self);
+        let seqs = seqs?;
+        let filter = Filter::build(&hashes, bits_per_key).encode();
+        let mut content = Vec::with_capacity(4 + filter.len() + index.bytes());
+        content.put_u32(u32::try_from(filter.len()).expect("a filter is below 4 GiB"));
+        content.extend_from_slice(&filter);
+        content.extend_from_slice(&index.encode());
+        let separator = index.separator(index.len() - 1).to_vec();
+        Some(BuiltPartition { content, seqs, separator, blocks: index.len() })
+    }
+}
+
+/// A partition on its way to the file.
+pub(crate) struct BuiltPartition {
+    pub(crate) content: Vec<u8>,
+    pub(crate) seqs: (u64, u64),
+    pub(crate) separator: Vec<u8>,
+    pub(crate) blocks: usize,
+}
