@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use holdfast_client::Error;
 use holdfast_model::{ClusterMap, History, KeyspaceDescriptor, RangeId, ReplicaRole};
 use holdfast_wire::v1;
 use serde_json::json;
@@ -21,6 +22,9 @@ const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// Turns a refusal of the server into an error with the right exit code.
 fn failed(status: &Status) -> anyhow::Error {
     use tonic::Code;
+    if holdfast_wire::error_info(status).is_some_and(|info| info.outcome_unknown) {
+        return Error::Unknown(status.message().to_owned()).into();
+    }
     match status.code() {
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
             refused(status.message())
@@ -68,13 +72,8 @@ pub async fn run(cli: &Cli, command: &Cluster) -> Result<Exit> {
             let id: String = answer.cluster_id.iter().map(|b| format!("{b:02x}")).collect();
             let nodes = answer.nodes.len();
             let word = if answer.already { "was founded before" } else { "founded" };
-            match cli.output {
-                Output::Json => output::line(
-                    &json!({"cluster": id, "nodes": nodes, "already": answer.already}).to_string(),
-                )?,
-                _ => output::line(&format!("cluster {id} {word}: {nodes} nodes"))?,
-            }
-            Ok(Exit::Done)
+            let document = json!({"cluster": id, "nodes": nodes, "already": answer.already});
+            say(cli, &format!("cluster {id} {word}: {nodes} nodes"), &document)
         }
         Cluster::Status => status(cli).await,
         Cluster::Wait { .. } => wait(cli).await,
@@ -101,6 +100,15 @@ pub async fn run(cli: &Cli, command: &Cluster) -> Result<Exit> {
         }
         Cluster::Transfer { range, to } => transfer(cli, *range, *to).await,
     }
+}
+
+/// Says what was done: a sentence for people, a document for programs.
+fn say(cli: &Cli, sentence: &str, document: &serde_json::Value) -> Result<Exit> {
+    match cli.output {
+        Output::Json => output::line(&document.to_string())?,
+        _ => output::line(sentence)?,
+    }
+    Ok(Exit::Done)
 }
 
 fn print(cli: &Cli, table: &Table, json: impl FnOnce() -> serde_json::Value) -> Result<Exit> {
@@ -168,8 +176,9 @@ async fn wait(cli: &Cli) -> Result<Exit> {
     loop {
         let health = admin::health(&cli.endpoints, Duration::from_secs(2)).await;
         if health.problems.is_empty() {
-            output::line(&format!("healthy: {} nodes, {} ranges", health.nodes, health.ranges))?;
-            return Ok(Exit::Done);
+            let document = json!({"nodes": health.nodes, "ranges": health.ranges});
+            let sentence = format!("healthy: {} nodes, {} ranges", health.nodes, health.ranges);
+            return say(cli, &sentence, &document);
         }
         if Instant::now() >= end {
             bail!("not healthy after {limit:?}: {}", health.problems.join("; "));
@@ -219,12 +228,24 @@ fn nodes_json(map: &ClusterMap) -> serde_json::Value {
         .collect()
 }
 
+/// A duration as `--history` takes it, in the largest unit that is exact.
+fn duration_text(duration: Duration) -> String {
+    let (seconds, ms) = (duration.as_secs(), duration.as_millis());
+    match seconds {
+        _ if ms % 1_000 != 0 => format!("{ms}ms"),
+        s if s % 86_400 == 0 => format!("{}d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{}h", s / 3_600),
+        s if s % 60 == 0 => format!("{}m", s / 60),
+        s => format!("{s}s"),
+    }
+}
+
 fn history_text(history: History) -> String {
     match history {
         History::Latest => "latest".into(),
         History::Manual => "manual".into(),
-        History::Duration(d) => format!("{} s", d.as_secs()),
-        History::Revisions(n) => format!("{n} revisions"),
+        History::Duration(d) => duration_text(d),
+        History::Revisions(n) => n.to_string(),
     }
 }
 
@@ -275,8 +296,9 @@ async fn transfer(cli: &Cli, range: u64, to: u64) -> Result<Exit> {
         .await
         .map_err(|s| failed(&s))?
         .into_inner();
-    output::line(&format!("range {range} is led by node {}", answer.leader_node_id))?;
-    Ok(Exit::Done)
+    let leader = answer.leader_node_id;
+    let document = json!({"range": range, "leader": leader});
+    say(cli, &format!("range {range} is led by node {leader}"), &document)
 }
 
 /// Runs `holdfast keyspace …`.
@@ -297,7 +319,11 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                 .create_keyspace(admin::within(CREATE_LIMIT, request))
                 .await
                 .map_err(|s| failed(&s))?;
-            output::line(&format!("keyspace {name} created"))?;
+            say(
+                cli,
+                &format!("keyspace {name} created"),
+                &json!({"keyspace": name, "created": true}),
+            )
         }
         Keyspace::List => {
             let map = admin::map(&cli.endpoints, cli.timeout()).await?;
@@ -311,7 +337,7 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                     history_text(keyspace.history),
                 ]);
             }
-            return print(cli, &table, || map.keyspaces.values().map(keyspace_json).collect());
+            print(cli, &table, || map.keyspaces.values().map(keyspace_json).collect())
         }
         Keyspace::Alter { name, history } => {
             let mut client = any(cli, cli.timeout()).await?;
@@ -321,7 +347,11 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                 .alter_keyspace(admin::within(cli.timeout(), request))
                 .await
                 .map_err(|s| failed(&s))?;
-            output::line(&format!("keyspace {name} altered"))?;
+            say(
+                cli,
+                &format!("keyspace {name} altered"),
+                &json!({"keyspace": name, "altered": true}),
+            )
         }
         Keyspace::Drop { name, .. } => {
             let mut client = any(cli, CREATE_LIMIT).await?;
@@ -330,8 +360,31 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                 .drop_keyspace(admin::within(CREATE_LIMIT, request))
                 .await
                 .map_err(|s| failed(&s))?;
-            output::line(&format!("keyspace {name} dropped"))?;
+            say(
+                cli,
+                &format!("keyspace {name} dropped"),
+                &json!({"keyspace": name, "dropped": true}),
+            )
         }
     }
-    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["1500ms", "90s", "10m", "3h", "2d"] {
+            let duration = crate::args::duration(text).expect(text);
+            assert_eq!(duration_text(duration), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_not_reported_as_a_failure() {
+        let info = v1::ErrorInfo { outcome_unknown: true, ..Default::default() };
+        let error = failed(&holdfast_wire::status_of(info));
+        assert!(error.downcast_ref::<Error>().is_some_and(Error::is_unknown), "{error:?}");
+    }
 }

@@ -149,7 +149,7 @@ async fn get(
     read: &ReadArgs,
     revision: Option<u64>,
 ) -> Result<Exit> {
-    let mut get = client.get(key.to_owned()).level(session::level(read));
+    let mut get = client.get(key.to_owned()).level(session::level(read)?);
     if let Some(bound) = read.max_staleness {
         get = get.max_staleness(bound);
     }

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::args::Output;
 use crate::exit::{Exit, refused};
 use crate::output;
 
@@ -96,6 +97,12 @@ async fn acquire_lock(
     }
 }
 
+/// Whether the lock went to someone else than `holder`.
+async fn others_hold(client: &Client, args: LockArgs<'_>, holder: &str) -> bool {
+    let state = client.lock(args.name.to_owned()).inspect().await;
+    args.permits.is_none() && state.is_ok_and(|state| state.held && state.value != holder)
+}
+
 /// Says who holds what could not be had.
 async fn tell_holders(client: &Client, args: LockArgs<'_>) -> Result<(), Error> {
     let Some(permits) = args.permits else {
@@ -126,13 +133,25 @@ pub async fn run(client: &Client, args: LockArgs<'_>) -> Result<Exit> {
     let holder = format!("{program} (process {})", std::process::id());
     // A wait that is dropped leaves the queue.
     let held = tokio::select! {
-        held = acquire(client, args, &holder) => held?,
+        held = acquire(client, args, &holder) => held,
         _ = terminate.recv() => return Ok(Exit::Child(TERMINATED)),
         _ = interrupt.recv() => return Ok(Exit::Child(INTERRUPTED)),
     };
-    let Some(held) = held else {
-        tell_holders(client, args).await?;
-        return Ok(Exit::No);
+    let held = match held {
+        Ok(Some(held)) => held,
+        Ok(None) => {
+            tell_holders(client, args).await?;
+            return Ok(Exit::No);
+        }
+        Err(Error::Unknown(_)) if others_hold(client, args, &holder).await => {
+            tell_holders(client, args).await?;
+            return Ok(Exit::No);
+        }
+        Err(Error::Unknown(why)) => {
+            output::note(&format!("{why}; nothing was run, what was granted is given back"));
+            return Ok(Exit::Failed);
+        }
+        Err(error) => return Err(error.into()),
     };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::inherit());
@@ -210,6 +229,7 @@ pub async fn elect(
     value: &str,
     ttl: Duration,
     limit: Option<Duration>,
+    output: Output,
 ) -> Result<Exit> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -228,7 +248,12 @@ pub async fn elect(
         }
         Err(error) => return Err(error.into()),
     };
-    output::line(&format!("elected token {}", guard.fencing_token()))?;
+    let token = guard.fencing_token();
+    match output {
+        Output::Json => output::line(&serde_json::json!({"fencing_token": token}).to_string())?,
+        Output::Raw => output::line(&token.to_string())?,
+        Output::Table => output::line(&format!("elected token {token}"))?,
+    }
     tokio::select! {
         () = guard.lost() => {
             output::note("the office was lost");

@@ -108,7 +108,7 @@ async fn with_client(cli: &Cli, client: &Client) -> Result<Exit> {
             lock::run(client, lock::LockArgs { name, permits, ttl, limit, command }).await
         }
         Command::Elect { name, value, ttl } => {
-            lock::elect(client, name, value, *ttl, cli.patience).await
+            lock::elect(client, name, value, *ttl, cli.patience, cli.output).await
         }
         _ => data::run(cli, client).await,
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use holdfast_client::{Client, Error, ReadLevel};
 
 use crate::args::{Cli, Read, ReadArgs};
-use crate::exit::Exit;
+use crate::exit::{Exit, refused};
 
 /// A client with the endpoints, keyspace and deadline of the command line.
 ///
@@ -20,11 +20,17 @@ pub fn client(cli: &Cli) -> Result<Client, Error> {
 }
 
 /// The SDK's word for a read level.
-pub fn level(read: &ReadArgs) -> ReadLevel {
+///
+/// # Errors
+/// A bound without a follower read: nothing else can be stale.
+pub fn level(read: &ReadArgs) -> Result<ReadLevel> {
     match read.read {
-        Read::Linearizable => ReadLevel::Linearizable,
-        Read::Lease => ReadLevel::Lease,
-        Read::Follower => ReadLevel::Follower,
+        Read::Follower => Ok(ReadLevel::Follower),
+        _ if read.max_staleness.is_some() => {
+            Err(refused("--max-staleness is about follower reads: add --read follower"))
+        }
+        Read::Linearizable => Ok(ReadLevel::Linearizable),
+        Read::Lease => Ok(ReadLevel::Lease),
     }
 }
 

@@ -28,7 +28,7 @@ pub async fn get(cli: &Cli, client: &Client, keys: &[String], read: &ReadArgs) -
     if keys.len() > BATCH_KEYS_MAX {
         return Err(refused(format!("at most {BATCH_KEYS_MAX} keys, given {}", keys.len())));
     }
-    let mut batch = client.batch_get(keys.iter().cloned()).level(session::level(read));
+    let mut batch = client.batch_get(keys.iter().cloned()).level(session::level(read)?);
     if let Some(bound) = read.max_staleness {
         batch = batch.max_staleness(bound);
     }

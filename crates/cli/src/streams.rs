@@ -48,7 +48,7 @@ fn print(cli: &Cli, entry: &Entry, keys_only: bool) -> Result<()> {
 pub async fn scan(cli: &Cli, client: &Client, arguments: ScanArgs<'_>) -> Result<Exit> {
     let mut scan = client
         .scan(arguments.prefix.to_owned())
-        .level(session::level(arguments.read))
+        .level(session::level(arguments.read)?)
         .limit(arguments.limit);
     if let Some(bound) = arguments.read.max_staleness {
         scan = scan.max_staleness(bound);

@@ -87,6 +87,12 @@ fn usage_and_refused_input_end_with_2() {
             "put cli/only-a-key",
             "conjure",
             "get cli/k --read sometimes",
+            "get cli/k --max-staleness 1s",
+            "get cli/k --revision 1000000000",
+            "lock cli/k --permits 0 -- true",
+            "load no-such-file.tsv",
+            "cluster transfer 1000000",
+            "keyspace drop default --yes",
             "put cli/k v --ttl 2",
             "put cli/k v --ttl 0s",
             "--keyspace no-such-keyspace put cli/k v",
@@ -262,6 +268,67 @@ fn the_state_of_the_cluster_is_shown_for_people_and_for_programs() {
         ensure!(version.text().contains("0.1.0"), "{version:?}");
         let script = cli.run("completion bash")?.expect_code(0)?;
         ensure!(script.text().contains("holdfast"), "no completion");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_keyspace_is_created_altered_listed_and_dropped() {
+    shared(async |cluster| {
+        let cli = cluster.cli();
+        let create = "-o json keyspace create cli-space --ranges 2 --history 90s";
+        let created = json(&cli.run(create)?.expect_code(0)?)?;
+        ensure!(created["keyspace"] == "cli-space", "{created}");
+        let history = || -> Result<Option<Value>> {
+            let list = json(&cli.run("-o json keyspace list")?.expect_code(0)?)?;
+            let mut spaces = list.as_array().into_iter().flatten();
+            Ok(spaces.find(|space| space["name"] == "cli-space").map(|s| s["history"].clone()))
+        };
+        ensure!(history()? == Some("90s".into()), "{:?}", history()?);
+        cli.run("keyspace alter cli-space --history latest")?.expect_code(0)?;
+        ensure!(history()? == Some("latest".into()), "{:?}", history()?);
+        cli.run("--keyspace cli-space put k v")?.expect_code(0)?;
+        cli.run("keyspace create cli-space")?.expect_code(2)?;
+        cli.run("keyspace drop cli-space")?.expect_code(2)?;
+        cli.run("keyspace drop cli-space --yes")?.expect_code(0)?;
+        ensure!(history()?.is_none(), "it is still listed");
+        cli.run("--keyspace cli-space put k v")?.expect_code(2)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_leadership_goes_to_the_node_that_is_named() {
+    shared(async |cluster| {
+        let cli = cluster.cli();
+        for node in [1, 2, 3, 1] {
+            let line = format!("-o json cluster transfer 9 --to {node}");
+            let moved = json(&cli.run(&line)?.expect_code(0)?)?;
+            ensure!(moved["leader"] == node, "{line}: {moved}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_is_not_an_error() {
+    shared(async |cluster| {
+        let cli = cluster.cli();
+        let client = cluster.client().await?;
+        for n in 0..20 {
+            // More than a pipe holds.
+            client.put(format!("cli/pipe/{n:02}"), "x".repeat(20_000)).await?;
+        }
+        let holdfast = cli.command([""; 0]);
+        let mut shell = std::process::Command::new("bash");
+        for (name, value) in holdfast.get_envs() {
+            shell.env(name, value.unwrap_or_default());
+        }
+        let script = "\"$0\" scan cli/pipe/ | head -c 1 >/dev/null; echo ${PIPESTATUS[0]}";
+        shell.arg("-c").arg(script).arg(holdfast.get_program());
+        let finished = Running::start(shell, b"")?.finish()?.expect_code(0)?;
+        ensure!(finished.text().trim() == "0", "{finished:?}");
+        ensure!(finished.stderr.is_empty(), "{finished:?}");
         Ok(())
     });
 }

@@ -136,12 +136,7 @@ async fn start(arguments: &LocalArgs) -> Result<Exit> {
     }
     launch_missing(&layout)?;
     found_and_wait(&layout).await?;
-    let own = std::env::current_exe()?;
-    let own = std::env::current_dir()
-        .ok()
-        .and_then(|here| own.strip_prefix(here).ok().map(Path::to_owned))
-        .unwrap_or(own);
-    let own = own.display();
+    let own = own_path()?;
     let flag = if layout.port_base == 7400 && layout.address == "127.0.0.1" {
         String::new()
     } else {
@@ -156,6 +151,15 @@ async fn start(arguments: &LocalArgs) -> Result<Exit> {
         layout.numbers().map(|i| layout.http(i)).collect::<Vec<_>>().join(","),
     ))?;
     Ok(Exit::Done)
+}
+
+/// This program, as it can be typed here.
+fn own_path() -> Result<String> {
+    let own = std::env::current_exe()?;
+    let here = std::env::current_dir().ok();
+    let near = here.as_deref().and_then(|here| own.strip_prefix(here).ok()).unwrap_or(&own);
+    let prefix = if near.components().count() == 1 { "./" } else { "" };
+    Ok(format!("{prefix}{}", near.display()))
 }
 
 fn refuse_taken_ports(layout: &Layout, nodes: &[u16]) -> Result<()> {
@@ -316,6 +320,10 @@ async fn status(layout: &Layout) -> Result<Exit> {
         table.row(vec![i.to_string(), process, state, leads, ranges, layout.client(i)]);
     }
     output::emit(table.render().as_bytes())?;
+    if answering.is_empty() {
+        output::note("no node answers");
+        return Ok(Exit::Failed);
+    }
     let health = admin::health(&answering, ASK_TIMEOUT).await;
     for problem in &health.problems {
         output::note(problem);

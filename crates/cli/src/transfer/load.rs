@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use holdfast_client::{Client, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::exit::Exit;
+use crate::exit::{Exit, refused};
 use crate::output;
 use crate::session;
 use crate::transfer::format::{Format, LineRead, Lines, Record, parse};
@@ -140,8 +140,12 @@ impl Frontier {
     }
 }
 
-/// Where the progress of loading a file into a keyspace is noted.
-struct Note(Option<PathBuf>);
+/// Where the progress of loading a file into a keyspace is noted: "LINES LENGTH MODIFIED".
+struct Note {
+    place: Option<PathBuf>,
+    /// Length and time of change of the file: another content has other lines.
+    content: String,
+}
 
 impl Note {
     fn of(file: &Path, keyspace: &str) -> Self {
@@ -154,24 +158,36 @@ impl Note {
                 .join("holdfast")
                 .join(format!("load-{:016x}", holdfast_model::position(name.as_bytes())))
         });
-        Self(place)
+        let content = fs::metadata(file).map(|known| {
+            let changed = known.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            format!("{} {}", known.len(), changed.unwrap_or_default().as_nanos())
+        });
+        Self { place, content: content.unwrap_or_default() }
     }
 
+    /// How many lines were settled; 0 where nothing is known of this content of the file.
     fn read(&self) -> u64 {
-        let text = self.0.as_ref().and_then(|path| fs::read_to_string(path).ok());
-        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        let text = self.place.as_ref().and_then(|path| fs::read_to_string(path).ok());
+        let Some(text) = text else { return 0 };
+        match text.trim().split_once(' ') {
+            Some((lines, content)) if content == self.content => lines.parse().unwrap_or(0),
+            _ => {
+                output::note("the file has changed since it was loaded: from its first line");
+                0
+            }
+        }
     }
 
     fn write(&self, lines: u64) {
-        if let Some(path) = &self.0 {
+        if let Some(path) = &self.place {
             // Without a note a resumed load begins anew: slower, not wrong.
             let _ = path.parent().map(fs::create_dir_all);
-            let _ = fs::write(path, format!("{lines}\n"));
+            let _ = fs::write(path, format!("{lines} {}\n", self.content));
         }
     }
 
     fn remove(&self) {
-        if let Some(path) = &self.0 {
+        if let Some(path) = &self.place {
             let _ = fs::remove_file(path);
         }
     }
@@ -197,7 +213,7 @@ fn next_pack(
     let mut records = Vec::new();
     let mut bytes = 0;
     while records.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
-        match lines.next().context("reading the file")? {
+        match lines.next().map_err(|error| refused(format!("reading the file: {error}")))? {
             LineRead::End => {
                 let pack = Pack { end_line: lines.number, records };
                 return Ok(if pack.records.is_empty() { None } else { Some(pack) });
@@ -225,8 +241,8 @@ pub async fn run(client: &Client, keyspace: &str, file: &Path, resume: bool) -> 
     let format = Format::of(file);
     let note = Note::of(file, keyspace);
     let skip = if resume { note.read() } else { 0 };
-    let mut lines = Lines::open(file)
-        .map_err(|error| crate::exit::refused(format!("{}: {error}", file.display())))?;
+    let mut lines =
+        Lines::open(file).map_err(|error| refused(format!("{}: {error}", file.display())))?;
     let mut tally = Tally::default();
     let mut frontier = Frontier { settled: skip, ..Frontier::default() };
     let (mut begin, mut ended, mut noted) = (skip, false, Instant::now());
@@ -284,6 +300,19 @@ fn finish(tally: &Tally, note: &Note, settled: u64, skip: u64, took: Duration) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_is_forgotten_where_the_file_has_another_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("records.tsv");
+        fs::write(&file, "a\t1\n").unwrap();
+        let place = Some(folder.path().join("note"));
+        let note = |file: &Path| Note { place: place.clone(), ..Note::of(file, "default") };
+        note(&file).write(7);
+        assert_eq!(note(&file).read(), 7);
+        fs::write(&file, "a\t1\nb\t2\n").unwrap();
+        assert_eq!(note(&file).read(), 0);
+    }
 
     #[test]
     fn a_line_is_settled_only_when_all_before_it_are() {
