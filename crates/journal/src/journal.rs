@@ -71,7 +71,8 @@ impl Journal {
         let mut state = self.lock();
         let (urgent, work) = (state.queue.urgent, state.has_work());
         let result = change(&mut state)?;
-        let wake = state.queue.urgent != urgent || state.has_work() != work;
+        let turned_up = !state.looks_soon && state.has_work() != work;
+        let wake = state.queue.urgent != urgent || turned_up;
         let parked = wake && std::mem::take(&mut state.parked);
         drop(state);
         if parked {

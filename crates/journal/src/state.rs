@@ -81,6 +81,9 @@ pub(crate) struct State {
     pub(crate) parked: bool,
     /// Groups found damaged since the writer looked last; their verdict is to be written.
     pub(crate) verdicts: Vec<GroupId>,
+    /// Whether the writer will look by itself within the delay of a mark. What nobody waits for
+    /// is written then, and need not wake it.
+    pub(crate) looks_soon: bool,
     pub(crate) counters: Stats,
     cached_bytes: u64,
     /// Appends whose payloads are cached, oldest first, by their last index.
@@ -107,6 +110,7 @@ impl State {
             poisoned: None,
             parked: false,
             verdicts: Vec::new(),
+            looks_soon: false,
             counters: Stats::default(),
             cached_bytes: 0,
             cache_order: VecDeque::new(),

@@ -29,6 +29,7 @@ use crate::queue::{Queued, Work};
 use crate::record::{RECORD_HEADER_BYTES, RecordKind, checksum, checksum_in_two};
 use crate::segment::Segment;
 use crate::space::Spares;
+use crate::state::State;
 
 static PADDING: [u8; BATCH_ALIGN as usize] = [0; BATCH_ALIGN as usize];
 
@@ -102,7 +103,10 @@ impl Writer {
     pub fn step(&mut self) -> Result<Step> {
         let Some((mut work, mark)) = self.take()? else {
             let tended = self.tend().map_err(|error| self.fail(None, error))?;
-            return Ok(if tended { Step::Tended } else { Step::Idle { next: self.mark_due() } });
+            if tended {
+                return Ok(Step::Tended);
+            }
+            return Ok(Step::Idle { next: self.mark_due(&mut self.journal.lock()) });
         };
         if let Err(error) = self.write(&mut work, mark) {
             return Err(self.fail(Some(work), error));
@@ -115,8 +119,8 @@ impl Writer {
 
     /// Sleeps until there is something to do, at most for `timeout`.
     pub fn wait(&self, timeout: Duration) {
-        let due = self.mark_due();
         let mut state = self.journal.lock();
+        let due = self.mark_due(&mut state);
         if state.queue.urgent || state.poisoned.is_some() {
             return;
         }
@@ -126,8 +130,9 @@ impl Writer {
     }
 
     /// How long until a mark is due, if one is needed.
-    fn mark_due(&self) -> Option<Duration> {
-        let needed = self.unmarked || self.journal.lock().has_work();
+    fn mark_due(&self, state: &mut State) -> Option<Duration> {
+        let needed = self.unmarked || state.has_work();
+        state.looks_soon = needed;
         let due = self.last_sync + self.options.mark_delay;
         needed.then(|| due.saturating_sub(self.clock.monotonic()))
     }

@@ -187,6 +187,13 @@ impl Engine {
         self.tree.rotate();
     }
 
+    /// Whether a sealed memtable waits for its flush, or one should be sealed for the memory's
+    /// sake. Compactions follow from flushes and from the watermark, which nobody waits for. Cheap
+    /// enough to be asked after every write.
+    pub fn is_flush_due(&self) -> bool {
+        !self.tree.state.load().sealed.is_empty() || self.tree.home.shared.is_over_memtable_budget()
+    }
+
     /// Work that should be done now, if there is any: a flush whose gate is passed, a compaction,
     /// files to delete. Run it on a thread that may wait for the disk.
     ///

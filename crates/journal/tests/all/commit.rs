@@ -120,6 +120,33 @@ fn the_writer_is_woken_when_there_is_something_to_do() {
     rig.writer.wait(Duration::from_secs(3600));
 }
 
+#[test]
+fn what_nobody_waits_for_wakes_only_a_writer_that_would_not_look_by_itself() {
+    let mut rig = Rig::new(small());
+    let g = rig.create(1);
+    rig.rest();
+    rig.rest();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    rig.journal.set_wake(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    rig.journal.append(g, entries(1, 1..2, 9), ignore()).unwrap();
+    rig.writer.step().unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    rig.settle();
+    let Step::Idle { next: Some(next) } = rig.writer.step().unwrap() else {
+        panic!("a mark is due")
+    };
+    rig.journal.save_committed(g, at(1, 1)).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 1, "it goes with the mark");
+    rig.clock.advance(next);
+    rig.rest();
+    assert_eq!(rig.writer.step().unwrap(), Step::Idle { next: None });
+    rig.journal.purge(g, at(1, 1)).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 2, "nothing else would have it written");
+}
+
 /// The first failure of `operation` poisons the journal.
 fn poisons(operation: Operation, effect: Effect) {
     let mut rig = Rig::new(small());
