@@ -18,6 +18,7 @@ pub(crate) const MANIFEST_NAME: &str = "MANIFEST";
 /// Name of the file that names the current generation, in the engine's directory.
 pub(crate) const CURRENT_NAME: &str = "CURRENT";
 const TABLE_SUFFIX: &str = ".tbl";
+const BLOB_SUFFIX: &str = ".blob";
 const GENERATION_PREFIX: &str = "gen-";
 
 /// What running jobs have taken for themselves.
@@ -87,6 +88,10 @@ impl Generation {
         self.dir.join(table_name(number))
     }
 
+    pub(crate) fn blob_path(&self, number: u64) -> PathBuf {
+        self.dir.join(blob_name(number))
+    }
+
     /// Ends the generation: its jobs are void, its directory goes with its last reader.
     pub(crate) fn end(&self) {
         self.is_void.store(true, Ordering::Release);
@@ -113,6 +118,16 @@ pub(crate) fn table_name(number: u64) -> String {
 /// The number in a table's file name, if it is one.
 pub(crate) fn table_number(name: &str) -> Option<u64> {
     name.strip_suffix(TABLE_SUFFIX)?.parse().ok()
+}
+
+/// File name of a blob file.
+pub(crate) fn blob_name(number: u64) -> String {
+    format!("{number:010}{BLOB_SUFFIX}")
+}
+
+/// The number in a blob file's name, if it is one.
+pub(crate) fn blob_number(name: &str) -> Option<u64> {
+    name.strip_suffix(BLOB_SUFFIX)?.parse().ok()
 }
 
 /// Directory name of a generation.

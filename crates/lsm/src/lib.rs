@@ -12,6 +12,7 @@
 //!
 //! Source: O'Neil et al., The Log-Structured Merge-Tree; formats drawn in `table` and `manifest`.
 
+mod blob;
 mod checksum;
 mod codec;
 mod engine;
@@ -28,6 +29,7 @@ mod point;
 mod read;
 mod replace;
 mod shared;
+mod sink;
 mod snapshot;
 mod stats;
 mod table;

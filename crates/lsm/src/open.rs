@@ -5,9 +5,11 @@
 //! DIR/gen-0000000001/      a generation
 //!       MANIFEST           which tables make up the tree
 //!       0000000002.tbl     tables
+//!       0000000003.blob    long values the tables refer to
 //! DIR.gone                 what is left of an engine being destroyed
 //! ```
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use arc_swap::ArcSwap;
 use holdfast_env::{Disk, Entropy};
 use parking_lot::Mutex;
 
+use crate::blob::BlobFile;
 use crate::error::{Error, Result};
 use crate::generation::{
-    CURRENT_NAME, Generation, MANIFEST_NAME, generation_name, is_generation_name, table_number,
+    CURRENT_NAME, Generation, MANIFEST_NAME, blob_number, generation_name, is_generation_name,
+    table_number,
 };
 use crate::graveyard::Graveyard;
 use crate::manifest::{
@@ -112,20 +116,23 @@ pub(crate) fn load_version(
     let graveyard = home.graveyard.clone();
     let generation =
         Arc::new(Generation::new(number, dir.to_path_buf(), base.next_file, manifest, graveyard));
-    let tables = open_tables(home, &generation, &base.added)?;
+    let tables = open_tables(home, &generation, &base)?;
     Version::new(generation, &base, tables)
 }
 
-fn open_tables(
-    home: &Home,
-    generation: &Generation,
-    tables: &[LeveledTable],
-) -> Result<Vec<Arc<Table>>> {
+fn open_tables(home: &Home, generation: &Generation, base: &Edit) -> Result<Vec<Arc<Table>>> {
+    let mut blobs = BTreeMap::new();
+    for descriptor in &base.added_blobs {
+        let path = generation.blob_path(descriptor.number);
+        let blob = Arc::new(BlobFile::open(home.clone(), path, *descriptor)?);
+        blobs.insert(descriptor.number, blob);
+    }
+    let blob = |number| blobs.get(&number).cloned();
     let open = |t: &LeveledTable| {
         let path = generation.table_path(t.table.number);
-        Table::open(home.clone(), path, t.table).map(Arc::new)
+        Table::open(home.clone(), path, t.table, &blob).map(Arc::new)
     };
-    tables.iter().map(open).collect()
+    base.added.iter().map(open).collect()
 }
 
 /// The generation that counts; founds the first one where there is none.
@@ -149,7 +156,8 @@ fn current_generation(disk: &dyn Disk, entropy: &dyn Entropy, dir: &Path) -> Res
 /// Creates the first generation. `CURRENT` comes last: before it nothing counts.
 fn found(disk: &dyn Disk, entropy: &dyn Entropy, dir: &Path, current: &Path) -> Result<u64> {
     for leftover in list(disk, dir)?.iter().filter(|p| is_generation_name(name_of(p))) {
-        if list(disk, leftover)?.iter().any(|p| table_number(name_of(p)).is_some()) {
+        let holds_data = |name: &str| table_number(name).or(blob_number(name)).is_some();
+        if list(disk, leftover)?.iter().any(|p| holds_data(name_of(p))) {
             return Err(Error::corrupt(current, 0, "file is missing"));
         }
         disk.remove_dir_all(leftover).map_err(|e| Error::unreferenced("delete", leftover, e))?;
@@ -178,7 +186,9 @@ fn delete_orphans(disk: &dyn Disk, dir: &Path, version: &Version) -> Result<()> 
         let name = name_of(&path);
         let is_unnamed_table = table_number(name)
             .is_some_and(|number| !version.tables().any(|t| t.number() == number));
-        if is_unnamed_table || path.extension() == Some(OsStr::new("tmp")) {
+        let is_unnamed_blob = blob_number(name)
+            .is_some_and(|number| !version.blobs().iter().any(|b| b.number() == number));
+        if is_unnamed_table || is_unnamed_blob || path.extension() == Some(OsStr::new("tmp")) {
             disk.remove_file(&path).map_err(|e| Error::unreferenced("delete", &path, e))?;
         }
     }

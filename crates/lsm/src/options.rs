@@ -30,6 +30,10 @@ pub struct EngineOptions {
     /// The partitions of a table are kept in memory if they are together at most this long,
     /// bytes; otherwise they go through the block cache.
     pub resident_index_bytes: u64,
+    /// Values from this length on are written to blob files, bytes.
+    pub blob_bytes_min: usize,
+    /// A blob file is closed at this size, bytes.
+    pub blob_file_bytes: u64,
     /// Compression of each level.
     pub compression: [Compression; LEVELS],
     /// Tables in level 0 that call for a compaction.
@@ -54,6 +58,8 @@ impl Default for EngineOptions {
             bloom_bits_per_key: 10,
             partition_bytes: 32 << 10,
             resident_index_bytes: 256 << 10,
+            blob_bytes_min: (32 << 10) + 1,
+            blob_file_bytes: 64 << 20,
             compression: [Compression::Lz4; LEVELS],
             level0_tables: 4,
             level0_tables_slow: 20,
@@ -88,6 +94,12 @@ impl EngineOptions {
                 (64..=1 << 20).contains(&self.partition_bytes),
                 "partition_bytes",
                 "between 64 bytes and 1 MiB",
+            ),
+            (self.blob_bytes_min >= 64, "blob_bytes_min", "at least 64 bytes"),
+            (
+                (1 << 10..=1 << 30).contains(&self.blob_file_bytes),
+                "blob_file_bytes",
+                "between 1 KiB and 1 GiB",
             ),
             ((1..=64).contains(&self.level0_tables), "level0_tables", "between 1 and 64"),
             (

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use holdfast_env::{Disk, File, OpenMode};
 
 use crate::error::{Error, Result};
-use crate::generation::{CURRENT_NAME, MANIFEST_NAME, generation_name, table_name};
-use crate::manifest::{LeveledTable, read_manifest, write_current};
+use crate::generation::{CURRENT_NAME, MANIFEST_NAME, blob_name, generation_name, table_name};
+use crate::manifest::{Edit, read_manifest, write_current};
 use crate::memtable::{Memtable, Seal};
 use crate::open::{gone_path, load_version, parent_of};
 use crate::snapshot::SnapshotFile;
-use crate::table::verify_file;
+use crate::table::{FileDescriptor, verify_file};
 use crate::tree::{State, Tree};
 use crate::types::ReadPoint;
 use crate::version::Version;
@@ -49,8 +49,7 @@ impl Staging {
         }
         disk.create_dir_all(dir).map_err(failed("create"))?;
         let mut files = BTreeMap::new();
-        for LeveledTable { table, .. } in &base.added {
-            let name = table_name(table.number);
+        for (name, table) in named_files(&base) {
             let path = dir.join(&name);
             let file = disk
                 .open(&path, OpenMode::CreateNew)
@@ -182,12 +181,18 @@ fn switch(tree: &Tree, staged: &Path, gate: u64) -> Result<ReadPoint> {
     Ok(install(tree, version, gate))
 }
 
+/// The names of all files a manifest names, with what it knows of them.
+fn named_files(base: &Edit) -> impl Iterator<Item = (String, FileDescriptor)> {
+    let tables = base.added.iter().map(|t| (table_name(t.table.number), t.table));
+    tables.chain(base.added_blobs.iter().map(|b| (blob_name(b.number), *b)))
+}
+
 /// Checks every byte of the staged files.
 fn verify_staged(disk: &dyn Disk, staged: &Path) -> Result<()> {
     let path = staged.join(MANIFEST_NAME);
     let bytes = disk.read(&path).map_err(|e| Error::unreferenced("read", &path, e))?;
-    for LeveledTable { table, .. } in read_manifest(&bytes, &path)?.base.added {
-        verify_file(disk, &staged.join(table_name(table.number)), &table)?;
+    for (name, file) in named_files(&read_manifest(&bytes, &path)?.base) {
+        verify_file(disk, &staged.join(name), &file)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use holdfast_env::File;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -97,6 +98,7 @@ impl Hasher for NumberHasher {
 enum Cached {
     Block(Arc<Block>),
     Partition(Arc<Partition>),
+    Blob(Bytes),
 }
 
 #[derive(Clone)]
@@ -110,6 +112,7 @@ impl Weighter<BlockKey, Cached> for ByBytes {
                 let (filter, index) = partition.bytes();
                 (filter + index) as u64
             }
+            Cached::Blob(value) => value.len() as u64,
         }
     }
 }
@@ -209,7 +212,7 @@ impl Shared {
     pub(crate) fn cached_block(&self, key: &BlockKey) -> Option<Arc<Block>> {
         match self.blocks.get(key)? {
             Cached::Block(block) => Some(block),
-            Cached::Partition(_) => None,
+            _ => None,
         }
     }
 
@@ -221,8 +224,20 @@ impl Shared {
     pub(crate) fn cached_partition(&self, key: &BlockKey) -> Option<Arc<Partition>> {
         match self.blocks.get(key)? {
             Cached::Partition(partition) => Some(partition),
-            Cached::Block(_) => None,
+            _ => None,
         }
+    }
+
+    pub(crate) fn cached_blob(&self, key: &BlockKey) -> Option<Bytes> {
+        match self.blocks.get(key)? {
+            Cached::Blob(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cache_blob(&self, key: BlockKey, value: Bytes) {
+        self.blocks_read.fetch_add(1, Ordering::Relaxed);
+        self.blocks.insert(key, Cached::Blob(value));
     }
 
     pub(crate) fn cache_partition(&self, key: BlockKey, partition: Arc<Partition>) {

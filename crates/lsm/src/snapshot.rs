@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_env::OpenMode;
 
+use crate::blob::BlobFile;
 use crate::error::{Error, Result};
-use crate::generation::{CURRENT_NAME, MANIFEST_NAME, generation_name, table_name};
+use crate::generation::{CURRENT_NAME, MANIFEST_NAME, blob_name, generation_name, table_name};
 use crate::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use crate::manifest::{encode_manifest, write_current};
 use crate::open::parent_of;
-use crate::table::Table;
+use crate::table::{FileDescriptor, Table};
 use crate::tree::Tree;
 use crate::types::ReadPoint;
 use crate::version::Version;
@@ -28,26 +29,64 @@ pub struct SnapshotFile {
     pub checksum: u64,
 }
 
-/// The tables of one version and a manifest that names them. Files stay until it is dropped.
+/// A file the snapshot holds in place.
+enum Held {
+    Table(Arc<Table>),
+    Blob(Arc<BlobFile>),
+}
+
+impl Held {
+    fn descriptor(&self) -> &FileDescriptor {
+        match self {
+            Self::Table(table) => table.descriptor(),
+            Self::Blob(blob) => blob.descriptor(),
+        }
+    }
+
+    fn name(&self) -> String {
+        let number = self.descriptor().number;
+        match self {
+            Self::Table(_) => table_name(number),
+            Self::Blob(_) => blob_name(number),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Table(table) => table.path(),
+            Self::Blob(blob) => blob.path(),
+        }
+    }
+
+    fn read_raw(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Table(table) => table.read_raw(offset, buffer),
+            Self::Blob(blob) => blob.read_raw(offset, buffer),
+        }
+    }
+}
+
+/// The files of one version and a manifest that names them. They stay until it is dropped.
 pub struct Snapshot {
     version: Arc<Version>,
     manifest: Bytes,
     files: Vec<SnapshotFile>,
-    tables: Vec<Arc<Table>>,
+    held: Vec<Held>,
 }
 
 impl Snapshot {
     pub(crate) fn new(tree: &Tree) -> Self {
         let version = tree.state.load().version.clone();
         let manifest = encode_manifest(&version.to_base(), tree.entropy.u128()).into();
-        let tables: Vec<_> = version.tables().cloned().collect();
-        let file = |table: &Arc<Table>| SnapshotFile {
-            name: table_name(table.number()),
-            bytes: table.bytes(),
-            checksum: table.descriptor().checksum,
+        let tables = version.tables().cloned().map(Held::Table);
+        let held: Vec<_> = tables.chain(version.blobs().into_iter().map(Held::Blob)).collect();
+        let file = |held: &Held| SnapshotFile {
+            name: held.name(),
+            bytes: held.descriptor().bytes,
+            checksum: held.descriptor().checksum,
         };
-        let files = tables.iter().map(file).collect();
-        Self { version, manifest, files, tables }
+        let files = held.iter().map(file).collect();
+        Self { version, manifest, files, held }
     }
 
     /// The point whose state this is; that of the tables, not of the memtables.
@@ -76,14 +115,14 @@ impl Snapshot {
     /// [`Error::Chunk`] if there is no such file or `bytes_max` is over
     /// [`SNAPSHOT_CHUNK_BYTES_MAX`]. Environment and corruption errors.
     pub fn read_chunk(&self, file: usize, offset: u64, bytes_max: usize) -> Result<Bytes> {
-        let table = self.tables.get(file);
-        let Some(table) = table.filter(|_| bytes_max <= SNAPSHOT_CHUNK_BYTES_MAX) else {
+        let held = self.held.get(file);
+        let Some(held) = held.filter(|_| bytes_max <= SNAPSHOT_CHUNK_BYTES_MAX) else {
             return Err(Error::Chunk { what: format!("{bytes_max} bytes of file {file}") });
         };
-        let left = table.bytes().saturating_sub(offset);
+        let left = held.descriptor().bytes.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max);
         let mut buffer = vec![0; length];
-        table.read_raw(offset, &mut buffer)?;
+        held.read_raw(offset, &mut buffer)?;
         Ok(buffer.into())
     }
 }
@@ -104,9 +143,9 @@ pub(crate) fn checkpoint(tree: &Tree, dir: &Path) -> Result<ReadPoint> {
     let snapshot = Snapshot::new(tree);
     let generation = dir.join(generation_name(GENERATION));
     disk.create_dir_all(&generation).map_err(|e| Error::unreferenced("create", &generation, e))?;
-    for table in &snapshot.tables {
-        let to = generation.join(table_name(table.number()));
-        disk.hard_link(table.path(), &to).map_err(|e| Error::unreferenced("link", &to, e))?;
+    for held in &snapshot.held {
+        let to = generation.join(held.name());
+        disk.hard_link(held.path(), &to).map_err(|e| Error::unreferenced("link", &to, e))?;
     }
     let path = generation.join(MANIFEST_NAME);
     let manifest = disk

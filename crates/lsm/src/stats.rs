@@ -41,12 +41,21 @@ pub struct Stats {
     pub records: u64,
     /// Tombstones and shadowed versions of data keys in all tables.
     pub garbage_records: u64,
+    /// Blob files.
+    pub blob_files: u64,
+    /// Bytes of all blob files.
+    pub blob_bytes: u64,
+    /// Bytes of blob files that records refer to.
+    pub blob_live_bytes: u64,
     /// Bytes that compactions still have to rewrite until every level has its size.
     pub debt_bytes: u64,
     /// Memory of all filters, bytes.
     pub filter_bytes: u64,
     /// Memory of all indexes, bytes.
     pub index_bytes: u64,
+    /// Length of all partitions of filters and indexes, bytes: about the memory they take where
+    /// they are all resident or cached.
+    pub partition_bytes: u64,
     /// Times a filter was asked.
     pub filter_checks: u64,
     /// Times a filter spared the look into a table.
@@ -78,7 +87,11 @@ impl Stats {
         let load = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let counters = &tree.counters;
         let (filter_checks, filter_useful) = tree.home.graveyard.counts();
+        let blobs = version.blobs();
         let mut stats = Self {
+            blob_files: blobs.len() as u64,
+            blob_bytes: blobs.iter().map(|b| b.bytes()).sum(),
+            blob_live_bytes: version.blob_use().values().sum(),
             memtable_bytes: state.memtables().map(|m| m.bytes()).sum(),
             sealed_memtables: state.sealed.len() as u64,
             level_tables: std::array::from_fn(|level| version.level(level).len() as u64),
@@ -102,6 +115,7 @@ impl Stats {
             let (checks, useful) = table.filter_counts();
             stats.filter_bytes += filter_bytes;
             stats.index_bytes += index_bytes;
+            stats.partition_bytes += table.partition_bytes();
             stats.filter_checks += checks;
             stats.filter_useful += useful;
             stats.records += table.properties().records();

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use holdfast_env::Entropy;
 use parking_lot::Mutex;
 
+use crate::blob::BlobFile;
 use crate::error::{Error, Result};
 use crate::generation::{Generation, MANIFEST_NAME};
 use crate::manifest::{Edit, ManifestLog};
@@ -149,20 +150,29 @@ impl Tree {
         }
         // Versions change only under the manifest's lock: this one stays the newest until below.
         let version = self.state.load().version.clone();
-        let edit = Edit {
+        let mut edit = Edit {
             is_base: false,
             point: proposal.flushed.as_ref().map_or(version.point, |m| m.seal().point),
             floor: version.floor.max(proposal.floor),
             next_file: generation.next_file(),
             removed: proposal.removed.iter().map(|t| t.number()).collect(),
             added: proposal.leveled(),
+            ..Edit::default()
         };
-        manifest.append(&edit)?;
         let added: Vec<_> = proposal.added.iter().map(|(_, table)| table.clone()).collect();
         let next = Arc::new(version.after(&edit, &added));
+        let (blobs_before, blobs_after) = (version.blobs(), next.blobs());
+        let come = missing_in(&blobs_after, &blobs_before);
+        let go = missing_in(&blobs_before, &blobs_after);
+        edit.added_blobs = come.iter().map(|b| *b.descriptor()).collect();
+        edit.removed_blobs = go.iter().map(|b| b.number()).collect();
+        manifest.append(&edit)?;
         let kept: Vec<_> = proposal.added.iter().map(|(_, t)| t.number()).collect();
         for table in proposal.removed.iter().filter(|t| !kept.contains(&t.number())) {
             table.mark_obsolete();
+        }
+        for blob in go {
+            blob.mark_obsolete();
         }
         self.install(next.clone(), proposal.flushed.as_ref());
         if manifest.grown_bytes() > self.options.manifest_bytes_max {
@@ -207,6 +217,13 @@ impl Tree {
     pub(crate) fn watermark_for(&self, point: ReadPoint) -> u64 {
         self.watermark.load(Ordering::Relaxed).min(point.revision.0)
     }
+}
+
+/// What is in `blobs`, but not in `others`; both are sorted by number.
+fn missing_in(blobs: &[Arc<BlobFile>], others: &[Arc<BlobFile>]) -> Vec<Arc<BlobFile>> {
+    let is_in_others =
+        |b: &&Arc<BlobFile>| others.binary_search_by_key(&b.number(), |o| o.number()).is_ok();
+    blobs.iter().filter(|b| !is_in_others(b)).cloned().collect()
 }
 
 impl State {

@@ -6,9 +6,11 @@
 //! * `floor` is the highest watermark any table was ever written with, and at most the revision
 //!   of `point`: a read of the newest state is always possible.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::blob::BlobFile;
 use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::limits::LEVELS;
@@ -89,6 +91,8 @@ impl Version {
             floor: self.floor,
             next_file: self.generation.next_file(),
             removed: Vec::new(),
+            removed_blobs: Vec::new(),
+            added_blobs: self.blobs().iter().map(|b| *b.descriptor()).collect(),
             added: self.levels.iter().enumerate().flat_map(|l| -> Vec<_> { leveled(l) }).collect(),
         }
     }
@@ -107,6 +111,23 @@ impl Version {
 
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.levels.iter().flat_map(|level| level.iter())
+    }
+
+    /// The blob files its tables refer to, by their numbers.
+    pub(crate) fn blobs(&self) -> Vec<Arc<BlobFile>> {
+        let mut blobs: Vec<_> = self.tables().flat_map(|t| t.blobs()).cloned().collect();
+        blobs.sort_by_key(|b| b.number());
+        blobs.dedup_by_key(|b| b.number());
+        blobs
+    }
+
+    /// Bytes of every blob file that its tables refer to.
+    pub(crate) fn blob_use(&self) -> BTreeMap<u64, u64> {
+        let mut used = BTreeMap::new();
+        for blob in self.tables().flat_map(|t| &t.properties().blobs) {
+            *used.entry(blob.file).or_default() += blob.bytes;
+        }
+        used
     }
 
     /// The newest record of `key` with a sequence number of at most `seq_max`.

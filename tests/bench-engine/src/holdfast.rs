@@ -120,7 +120,8 @@ impl Store for Holdfast {
 
     fn resident_bytes(&self) -> Option<u64> {
         let stats = self.engine.stats();
-        Some(stats.filter_bytes + stats.index_bytes)
+        // As if every partition were in the cache.
+        Some(stats.partition_bytes.max(stats.filter_bytes + stats.index_bytes))
     }
 }
 

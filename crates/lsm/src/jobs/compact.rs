@@ -1,5 +1,7 @@
 //! Merges tables into the next level, or moves them where nothing is to be merged.
 
+use bytes::Bytes;
+
 use crate::error::Result;
 use crate::jobs::CompactWork;
 use crate::jobs::output::Output;
@@ -7,7 +9,7 @@ use crate::jobs::pick::Plan;
 use crate::jobs::retain::Retain;
 use crate::read::{Direction, Merge, Source};
 use crate::stats::Counters;
-use crate::table::{LevelSource, TableSource};
+use crate::table::{LevelSource, Stored, TableSource};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -35,9 +37,10 @@ fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
     let compression = tree.options.compression[plan.output_level];
     let table_bytes = tree.options.table_bytes;
     let mut output = Output::new(tree, &work.generation, compression, table_bytes, plan.watermark);
+    output.keep_blobs(plan.tables().flat_map(|t| t.blobs()));
     let dropped = merge(plan, &mut output)?;
     let tables = output.finish()?;
-    let bytes_out = tables.iter().map(|t| t.bytes()).sum();
+    let bytes_out = tables.iter().map(|t| t.bytes()).sum::<u64>() + output.blob_bytes();
     let proposal = Proposal {
         flushed: None,
         removed: plan.tables().cloned().collect(),
@@ -60,9 +63,11 @@ fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
     for family in Family::ALL {
         let mut merge = Merge::new(sources(plan, family)?, Direction::Forward);
         while let Some(head) = merge.head() {
-            let (key, seq, value) = (head.key(), head.seq(), head.value());
+            let (key, seq, value) = (head.key(), head.seq(), head.stored()?);
             let older_below = || plan.below.has_below(plan.output_level, family, key);
-            if retain.keeps(family, key, seq, value.is_none(), older_below) {
+            if retain.keeps(family, key, seq, value.is_tombstone(), older_below) {
+                let fetched = fetch(plan, head, value)?;
+                let value = fetched.as_deref().map_or(value, Stored::Inline);
                 output.add(family, key, seq, head.ordinal(), value)?;
             } else {
                 dropped += u64::from(family.keeps_versions());
@@ -71,6 +76,16 @@ fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
         }
     }
     Ok(dropped)
+}
+
+/// The value a record refers to, if it shall not stay where it is.
+fn fetch(plan: &Plan, source: &Source, value: Stored<'_>) -> Result<Option<Bytes>> {
+    match value {
+        Stored::Blob(reference) if plan.collected_blobs.contains(&reference.file) => {
+            source.value_bytes()
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Streams of the plan's tables, newest first.

@@ -6,6 +6,7 @@ use crate::jobs::output::Output;
 use crate::jobs::retain::Retain;
 use crate::memtable::Memtable;
 use crate::stats::Counters;
+use crate::table::Stored;
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -16,7 +17,7 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
     let mut output = Output::new(tree, &work.generation, compression, u64::MAX, watermark);
     let dropped = write_out(&work.memtable, watermark, &mut output)?;
     let tables = output.finish()?;
-    let bytes = tables.iter().map(|t| t.bytes()).sum();
+    let bytes = tables.iter().map(|t| t.bytes()).sum::<u64>() + output.blob_bytes();
     let proposal = Proposal {
         flushed: Some(work.memtable.clone()),
         removed: Vec::new(),
@@ -40,8 +41,8 @@ fn write_out(memtable: &Memtable, watermark: u64, output: &mut Output<'_>) -> Re
     for family in Family::ALL {
         let mut cursor = memtable.forward(family, None);
         while let Some(entry) = cursor.entry() {
-            let value = entry.value.as_slice();
-            if retain.keeps(family, entry.key, entry.seq, value.is_none(), || true) {
+            let value = entry.value.as_slice().map_or(Stored::Tombstone, Stored::Inline);
+            if retain.keeps(family, entry.key, entry.seq, value.is_tombstone(), || true) {
                 output.add(family, entry.key, entry.seq, entry.ordinal, value)?;
             } else {
                 dropped += u64::from(family.keeps_versions());

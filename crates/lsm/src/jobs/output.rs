@@ -1,12 +1,13 @@
-//! The tables a job writes: many if they grow long, deleted again if the job fails.
+//! The tables and blob files a job writes: many if they grow long, deleted again if it fails.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::blob::{BlobFile, BlobWriter};
 use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::options::Compression;
-use crate::table::{Table, TableDescriptor, TableWriter, WriterOptions};
+use crate::table::{FileDescriptor, Stored, Table, TableWriter, WriterOptions};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -19,7 +20,11 @@ pub(crate) struct Output<'a> {
     floor: u64,
     writer: Option<TableWriter>,
     last_key: Option<(Family, Vec<u8>)>,
-    finished: Vec<TableDescriptor>,
+    finished: Vec<FileDescriptor>,
+    blob_writer: Option<BlobWriter>,
+    finished_blobs: Vec<FileDescriptor>,
+    /// Blob files that records kept their references to.
+    kept_blobs: Vec<Arc<BlobFile>>,
     created: Vec<PathBuf>,
     is_kept: bool,
 }
@@ -41,19 +46,28 @@ impl<'a> Output<'a> {
             writer: None,
             last_key: None,
             finished: Vec::new(),
+            blob_writer: None,
+            finished_blobs: Vec::new(),
+            kept_blobs: Vec::new(),
             created: Vec::new(),
             is_kept: false,
         }
     }
 
-    /// Adds a record; begins another table where one is full, never between versions of a key.
+    /// Lets references to these files stay as they are.
+    pub(crate) fn keep_blobs<'b>(&mut self, blobs: impl Iterator<Item = &'b Arc<BlobFile>>) {
+        self.kept_blobs.extend(blobs.cloned());
+    }
+
+    /// Adds a record; begins another table where one is full, never between versions of a key. A
+    /// long value goes to a blob file.
     pub(crate) fn add(
         &mut self,
         family: Family,
         key: &[u8],
         seq: u64,
         ordinal: u32,
-        value: Option<&[u8]>,
+        value: Stored<'_>,
     ) -> Result<()> {
         let same_key = self.last_key.as_ref().is_some_and(|(f, k)| *f == family && k == key);
         let is_full = self.writer.as_ref().is_some_and(|w| w.bytes() >= self.table_bytes_max);
@@ -71,8 +85,43 @@ impl<'a> Output<'a> {
             Some(writer) => writer,
             None => self.begin_table()?,
         };
+        let value = self.place(value)?;
         writer.add(family, key, seq, ordinal, value)?;
         self.writer = Some(writer);
+        Ok(())
+    }
+
+    /// Writes a long value to a blob file and returns what is left for the table.
+    fn place<'v>(&mut self, value: Stored<'v>) -> Result<Stored<'v>> {
+        let Stored::Inline(bytes) = value else { return Ok(value) };
+        let options = &self.tree.options;
+        if bytes.len() < options.blob_bytes_min {
+            return Ok(value);
+        }
+        if self.blob_writer.as_ref().is_some_and(|w| w.bytes() >= options.blob_file_bytes) {
+            self.finish_blob()?;
+        }
+        let mut writer = match self.blob_writer.take() {
+            Some(writer) => writer,
+            None => self.begin_blob()?,
+        };
+        let reference = writer.add(bytes)?;
+        self.blob_writer = Some(writer);
+        Ok(Stored::Blob(reference))
+    }
+
+    fn begin_blob(&mut self) -> Result<BlobWriter> {
+        let number = self.generation.take_file_number();
+        let path = self.generation.blob_path(number);
+        self.created.push(path.clone());
+        let (disk, birth) = (self.tree.home.disk.as_ref(), self.tree.entropy.u128());
+        BlobWriter::create(disk, &path, number, birth, self.compression)
+    }
+
+    fn finish_blob(&mut self) -> Result<()> {
+        if let Some(writer) = self.blob_writer.take() {
+            self.finished_blobs.push(writer.finish()?);
+        }
         Ok(())
     }
 
@@ -99,19 +148,32 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Makes all tables and their names durable and opens them.
+    /// Makes all files and their names durable and opens them.
     pub(crate) fn finish(&mut self) -> Result<Vec<Arc<Table>>> {
         self.finish_table()?;
+        self.finish_blob()?;
         if self.finished.is_empty() {
             return Ok(Vec::new());
         }
         let dir = self.generation.dir();
         self.tree.home.disk.sync_dir(dir).map_err(|e| Error::durable("sync", dir, e))?;
-        let open = |descriptor: &TableDescriptor| {
+        let mut blobs = std::mem::take(&mut self.kept_blobs);
+        for descriptor in &self.finished_blobs {
+            let path = self.generation.blob_path(descriptor.number);
+            let blob = BlobFile::open(self.tree.home.clone(), path, *descriptor)?;
+            blobs.push(Arc::new(blob));
+        }
+        let blob = |number| blobs.iter().find(|b| b.number() == number).cloned();
+        let open = |descriptor: &FileDescriptor| {
             let path = self.generation.table_path(descriptor.number);
-            Table::open(self.tree.home.clone(), path, *descriptor).map(Arc::new)
+            Table::open(self.tree.home.clone(), path, *descriptor, &blob).map(Arc::new)
         };
         self.finished.iter().map(open).collect()
+    }
+
+    /// Bytes of the blob files written; known once they are finished.
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        self.finished_blobs.iter().map(|b| b.bytes).sum()
     }
 
     /// Commits `proposal`, which adds these tables; false if the generation is void.

@@ -5,8 +5,10 @@
 //! that one. So the last level holds about nine tenths of the data, whatever its amount, and dead
 //! versions above it cost little space.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::blob::BlobFile;
 use crate::generation::Claims;
 use crate::jobs::pick::overlap::{Hull, overlapping, overlapping_bytes};
 use crate::limits::LEVELS;
@@ -21,6 +23,9 @@ const GARBAGE_SHARE: u64 = 4;
 /// A table with others beneath it, which will be merged down anyway, is rewritten where it is
 /// when one in so many records is shadowed.
 const SHADOWED_SHARE_UPPER: u64 = 2;
+/// The live values of a blob file are written to another when less than one in so many of its
+/// bytes is referred to.
+const BLOB_LIVE_SHARE: u64 = 2;
 /// Level 0 is compacted for its own sake when one in so many records is a tombstone.
 const TOMBSTONE_SHARE_LEVEL0: u64 = 2;
 
@@ -38,6 +43,8 @@ pub(crate) struct Plan {
     /// Nothing is to be merged: the tables only change their level.
     pub(crate) is_move: bool,
     pub(crate) watermark: u64,
+    /// Blob files that are mostly dead: what is alive in them moves.
+    pub(crate) collected_blobs: BTreeSet<u64>,
     /// The version it was picked from; what lies below the output is looked up there.
     pub(crate) below: Arc<Version>,
 }
@@ -126,8 +133,9 @@ pub(crate) fn pick(
     watermark: u64,
     claims: &Claims,
 ) -> Option<Plan> {
-    let picker =
-        Picker { version, options, watermark, claims, targets: Targets::of(version, options) };
+    let targets = Targets::of(version, options);
+    let dead_blobs = mostly_dead_blobs(version);
+    let picker = Picker { version, options, watermark, claims, targets, dead_blobs };
     // Scores in thousandths; only those of at least one count.
     let mut scores: Vec<(u64, usize)> =
         (0..LEVELS - 1).map(|level| (picker.score_milli(level), level)).collect();
@@ -145,6 +153,17 @@ struct Picker<'a> {
     watermark: u64,
     claims: &'a Claims,
     targets: Targets,
+    dead_blobs: BTreeSet<u64>,
+}
+
+/// Blob files of which few bytes are referred to.
+fn mostly_dead_blobs(version: &Version) -> BTreeSet<u64> {
+    let used = version.blob_use();
+    let is_dead = |blob: &Arc<BlobFile>| {
+        let live = used.get(&blob.number()).copied().unwrap_or(0);
+        live.saturating_mul(BLOB_LIVE_SHARE) < blob.value_bytes()
+    };
+    version.blobs().iter().filter(|b| is_dead(b)).map(|b| b.number()).collect()
 }
 
 impl Picker<'_> {
@@ -170,7 +189,8 @@ impl Picker<'_> {
 
     fn plan(&self, inputs: Vec<Input>, output_level: usize, is_move: bool) -> Plan {
         let below = self.version.clone();
-        Plan { inputs, output_level, is_move, watermark: self.watermark, below }
+        let collected_blobs = self.dead_blobs.clone();
+        Plan { inputs, output_level, is_move, watermark: self.watermark, collected_blobs, below }
     }
 
     /// All of level 0 into the base level.
@@ -186,7 +206,8 @@ impl Picker<'_> {
         let same_format = self.options.compression[0] == self.options.compression[output_level];
         // Small tables are merged: moved ones would stay small for ever.
         let all_long = tables.iter().all(|t| t.bytes() >= self.options.table_bytes / 4);
-        if apart && same_format && all_long {
+        let holds_dead_blobs = tables.iter().any(|t| self.refers_to_dead(t));
+        if apart && same_format && all_long && !holds_dead_blobs {
             let input = Input { level: 0, tables };
             return Some(self.plan(vec![input], output_level, true));
         }
@@ -237,6 +258,9 @@ impl Picker<'_> {
                 return Some(plan);
             }
         }
+        if let Some(plan) = self.collect_blobs() {
+            return Some(plan);
+        }
         let level0 = self.version.level(0);
         let sum = |count: fn(&Properties) -> u64| -> u64 {
             level0.iter().map(|t| count(t.properties())).sum()
@@ -245,6 +269,23 @@ impl Picker<'_> {
             sum(Properties::tombstones) * TOMBSTONE_SHARE_LEVEL0 >= sum(Properties::records);
         let is_due = is_mostly_tombstones && level0.iter().all(|t| self.is_reclaimable(t));
         if is_due { self.level0() } else { None }
+    }
+
+    fn refers_to_dead(&self, table: &Table) -> bool {
+        table.properties().blobs.iter().any(|used| self.dead_blobs.contains(&used.file))
+    }
+
+    /// A table that holds on to a blob file of which little is alive is written anew.
+    fn collect_blobs(&self) -> Option<Plan> {
+        let refers = |t: &Arc<Table>| self.refers_to_dead(t);
+        for level in 1..LEVELS {
+            let mut tables = self.version.level(level).iter();
+            if let Some(table) = tables.find(|t| self.is_free(t) && refers(t)) {
+                let input = Input { level, tables: vec![table.clone()] };
+                return Some(self.plan(vec![input], level, false));
+            }
+        }
+        if self.version.level(0).iter().any(refers) { self.level0() } else { None }
     }
 
     /// What rids the tree of the dead records of `table`, if they are many.

@@ -13,13 +13,15 @@
 //!        bytes     u64
 //!        birth     u128
 //!        checksum  u64   of the whole file
+//!   …  removed blob files   u32 count, then u64 each
+//!   …  added blob files     u32 count, then number, bytes, birth and checksum each
 //! ```
 
 use holdfast_model::{LogIndex, Revision};
 
 use crate::codec::{Decoder, Encode};
 use crate::limits::LEVELS;
-use crate::table::TableDescriptor;
+use crate::table::FileDescriptor;
 use crate::types::ReadPoint;
 
 const KIND_BASE: u8 = 1;
@@ -29,7 +31,7 @@ const KIND_EDIT: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeveledTable {
     pub(crate) level: usize,
-    pub(crate) table: TableDescriptor,
+    pub(crate) table: FileDescriptor,
 }
 
 /// What a manifest record says.
@@ -41,6 +43,8 @@ pub(crate) struct Edit {
     pub(crate) next_file: u64,
     pub(crate) removed: Vec<u64>,
     pub(crate) added: Vec<LeveledTable>,
+    pub(crate) removed_blobs: Vec<u64>,
+    pub(crate) added_blobs: Vec<FileDescriptor>,
 }
 
 impl Edit {
@@ -58,10 +62,15 @@ impl Edit {
         out.put_u32(u32::try_from(self.added.len()).expect("tables are few"));
         for LeveledTable { level, table } in &self.added {
             out.put_u8(u8::try_from(*level).expect("seven levels"));
-            out.put_u64(table.number);
-            out.put_u64(table.bytes);
-            out.put_u128(table.birth);
-            out.put_u64(table.checksum);
+            put_file(&mut out, table);
+        }
+        out.put_u32(u32::try_from(self.removed_blobs.len()).expect("blob files are few"));
+        for number in &self.removed_blobs {
+            out.put_u64(*number);
+        }
+        out.put_u32(u32::try_from(self.added_blobs.len()).expect("blob files are few"));
+        for blob in &self.added_blobs {
+            put_file(&mut out, blob);
         }
         out
     }
@@ -92,13 +101,14 @@ impl Edit {
         for _ in 0..decoder.u32()? {
             edit.added.push(LeveledTable {
                 level: usize::from(decoder.u8()?),
-                table: TableDescriptor {
-                    number: decoder.u64()?,
-                    bytes: decoder.u64()?,
-                    birth: decoder.u128()?,
-                    checksum: decoder.u64()?,
-                },
+                table: take_file(&mut decoder)?,
             });
+        }
+        for _ in 0..decoder.u32()? {
+            edit.removed_blobs.push(decoder.u64()?);
+        }
+        for _ in 0..decoder.u32()? {
+            edit.added_blobs.push(take_file(&mut decoder)?);
         }
         let levels_exist = edit.added.iter().all(|t| t.level < LEVELS);
         (decoder.is_empty() && levels_exist).then_some(edit)
@@ -119,6 +129,19 @@ impl Edit {
             }
             self.added.push(*table);
         }
+        for number in &edit.removed_blobs {
+            let before = self.added_blobs.len();
+            self.added_blobs.retain(|b| b.number != *number);
+            if self.added_blobs.len() + 1 != before {
+                return false;
+            }
+        }
+        for blob in &edit.added_blobs {
+            if self.added_blobs.iter().any(|b| b.number == blob.number) {
+                return false;
+            }
+            self.added_blobs.push(*blob);
+        }
         let advances = edit.point.index >= self.point.index
             && edit.point.revision >= self.point.revision
             && edit.floor >= self.floor
@@ -128,4 +151,20 @@ impl Edit {
         self.next_file = edit.next_file;
         advances
     }
+}
+
+fn put_file(out: &mut Vec<u8>, file: &FileDescriptor) {
+    out.put_u64(file.number);
+    out.put_u64(file.bytes);
+    out.put_u128(file.birth);
+    out.put_u64(file.checksum);
+}
+
+fn take_file(decoder: &mut Decoder<'_>) -> Option<FileDescriptor> {
+    Some(FileDescriptor {
+        number: decoder.u64()?,
+        bytes: decoder.u64()?,
+        birth: decoder.u128()?,
+        checksum: decoder.u64()?,
+    })
 }

@@ -181,7 +181,9 @@ pub(crate) fn read_manifest(bytes: &[u8], path: &Path) -> Result<ReadManifest> {
     let birth = decode_header(bytes).map_err(|what| Error::corrupt(path, 0, what))?;
     let first = record_at(bytes, HEADER_BYTES, birth)
         .and_then(|(payload, end)| Some((Edit::decode(payload)?, end)))
-        .filter(|(edit, _)| edit.is_base && edit.removed.is_empty());
+        .filter(|(edit, _)| {
+            edit.is_base && edit.removed.is_empty() && edit.removed_blobs.is_empty()
+        });
     let Some((mut base, base_end)) = first else {
         return Err(Error::corrupt(path, HEADER_BYTES as u64, "manifest has no base"));
     };

@@ -7,6 +7,7 @@ use holdfast_model::Revision;
 
 use crate::error::Result;
 use crate::read::source::Source;
+use crate::table::Stored;
 use crate::types::{Change, Changes};
 
 /// Bookkeeping per collected change, bytes.
@@ -30,7 +31,7 @@ pub(crate) fn collect_changes(
     for mut source in sources.into_iter().rev() {
         while source.is_valid() {
             if source.seq() > since.0 && source.seq() <= kept.upto {
-                kept.add(&source, bytes_max);
+                kept.add(&source, bytes_max)?;
             }
             source.advance()?;
         }
@@ -47,14 +48,15 @@ struct Kept {
 }
 
 impl Kept {
-    fn add(&mut self, source: &Source, bytes_max: usize) {
+    fn add(&mut self, source: &Source, bytes_max: usize) -> Result<()> {
         let key = Bytes::copy_from_slice(source.key());
-        let value = owned_value(source);
+        let value = owned_value(source)?;
         self.bytes += cost(&key, value.as_ref());
         let (revision, ordinal) = (source.seq(), source.ordinal());
         let change = Change { revision: Revision(revision), ordinal, key: key.clone(), value };
         self.changes.insert((revision, ordinal, key), change);
         while self.bytes > bytes_max && self.give_up_newest() {}
+        Ok(())
     }
 
     /// Drops all of the newest revision held, unless it is the only one.
@@ -76,9 +78,11 @@ impl Kept {
 }
 
 /// The value; a small one is copied, so that it does not hold on to a whole block.
-fn owned_value(source: &Source) -> Option<Bytes> {
-    match source.value() {
-        Some(value) if value.len() < SHARE_BYTES_MIN => Some(Bytes::copy_from_slice(value)),
+fn owned_value(source: &Source) -> Result<Option<Bytes>> {
+    match source.stored()? {
+        Stored::Inline(value) if value.len() < SHARE_BYTES_MIN => {
+            Ok(Some(Bytes::copy_from_slice(value)))
+        }
         _ => source.value_bytes(),
     }
 }

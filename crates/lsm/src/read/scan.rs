@@ -94,7 +94,7 @@ impl Scan {
             let decided = self.decided.get_or_insert_default();
             decided.clear();
             decided.extend_from_slice(key);
-            let found = record(head);
+            let found = record(head)?;
             self.merge.advance()?;
             if found.is_some() {
                 return Ok(found);
@@ -111,7 +111,7 @@ impl Scan {
             let key = Bytes::copy_from_slice(head.key());
             let mut newest = None;
             while let Some(head) = self.merge.head().filter(|head| head.key() == key) {
-                newest = record(head);
+                newest = record(head)?;
                 self.merge.advance()?;
             }
             if newest.is_some() {
@@ -123,10 +123,10 @@ impl Scan {
 }
 
 /// The live record a source stands at, `None` if it is a tombstone.
-fn record(source: &Source) -> Option<(Bytes, Record)> {
-    let value = source.value_bytes()?;
+fn record(source: &Source) -> Result<Option<(Bytes, Record)>> {
+    let Some(value) = source.value_bytes()? else { return Ok(None) };
     let record = Record { seq: source.seq(), ordinal: source.ordinal(), value };
-    Some((Bytes::copy_from_slice(source.key()), record))
+    Ok(Some((Bytes::copy_from_slice(source.key()), record)))
 }
 
 impl Iterator for Scan {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::memtable::{Cursor, Entry, Logged};
-use crate::table::{LevelSource, TableSource};
+use crate::table::{LevelSource, Stored, TableSource};
 
 /// Which way a stream goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,23 +64,28 @@ impl Source {
         }
     }
 
-    /// The value without a copy; `None` for a tombstone.
-    pub(crate) fn value(&self) -> Option<&[u8]> {
-        match self {
-            Self::Memory(s) => s.entry()?.value.as_slice(),
-            Self::Logged(s) => s.entry()?.value.as_slice(),
-            Self::Table(s) => s.value(),
-            Self::Level(s) => s.current()?.value(),
-        }
+    /// The value as it is stored, without a copy.
+    pub(crate) fn stored(&self) -> Result<Stored<'_>> {
+        let value = match self {
+            Self::Memory(s) => s.entry().and_then(|e| e.value.as_slice()),
+            Self::Logged(s) => s.entry().and_then(|e| e.value.as_slice()),
+            Self::Table(s) => return s.stored(),
+            Self::Level(s) => match s.current() {
+                Some(table) => return table.stored(),
+                None => None,
+            },
+        };
+        Ok(value.map_or(Stored::Tombstone, Stored::Inline))
     }
 
-    /// The value as a buffer of its own; `None` for a tombstone.
-    pub(crate) fn value_bytes(&self) -> Option<Bytes> {
+    /// The value as a buffer of its own; `None` for a tombstone. Waits for the disk if the value
+    /// lies in a blob file.
+    pub(crate) fn value_bytes(&self) -> Result<Option<Bytes>> {
         match self {
-            Self::Memory(s) => s.entry()?.value.to_bytes(),
-            Self::Logged(s) => s.entry()?.value.to_bytes(),
+            Self::Memory(s) => Ok(s.entry().and_then(|e| e.value.to_bytes())),
+            Self::Logged(s) => Ok(s.entry().and_then(|e| e.value.to_bytes())),
             Self::Table(s) => s.value_bytes(),
-            Self::Level(s) => s.current()?.value_bytes(),
+            Self::Level(s) => s.current().map_or(Ok(None), TableSource::value_bytes),
         }
     }
 

@@ -7,7 +7,7 @@
 //! keys, for every record:
 //!    0  shared        u16   bytes of the key it has in common with the record before it
 //!    2  unshared      u16   bytes of the key that follow here
-//!    4  value_bytes   u32   bit 31: tombstone; bit 30: reserved for a reference to a blob file
+//!    4  value_bytes   u32   bit 31: tombstone; bit 30: a reference (`blob.rs`)
 //!    8  seq_delta     i32   sequence number minus the block's base
 //!   12  ordinal       u32
 //!   16  key bytes
@@ -26,6 +26,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::blob::{BlobRef, REFERENCE_BYTES};
 use crate::codec::Decoder;
 use crate::table::builder::shared_prefix;
 
@@ -35,9 +36,34 @@ pub(crate) const FIXED_BYTES: usize = 16;
 pub(crate) const TAIL_BYTES: usize = 16;
 /// `value_bytes` of a tombstone.
 pub(crate) const TOMBSTONE: u32 = 1 << 31;
+/// Marks the `value_bytes` of a reference.
+pub(crate) const REFERENCE: u32 = 1 << 30;
 /// Largest plain `value_bytes`.
-const VALUE_BYTES_MASK: u32 = (1 << 30) - 1;
+const VALUE_BYTES_MASK: u32 = REFERENCE - 1;
 const RESTART_BYTES: usize = 8;
+
+/// The value of a record as a table holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stored<'a> {
+    Tombstone,
+    Inline(&'a [u8]),
+    Blob(BlobRef),
+}
+
+impl Stored<'_> {
+    pub(crate) fn is_tombstone(&self) -> bool {
+        matches!(self, Self::Tombstone)
+    }
+
+    /// Length of the value, wherever it lies.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Tombstone => 0,
+            Self::Inline(value) => value.len(),
+            Self::Blob(reference) => reference.raw as usize,
+        }
+    }
+}
 
 /// A data block in memory.
 #[derive(Debug)]
@@ -63,6 +89,8 @@ pub(crate) struct Parsed {
     pub(crate) key: Range<usize>,
     pub(crate) value: Range<usize>,
     pub(crate) is_tombstone: bool,
+    /// Whether the value is a reference to a blob.
+    pub(crate) is_reference: bool,
     pub(crate) seq: u64,
     pub(crate) ordinal: u32,
 }
@@ -120,6 +148,16 @@ impl Block {
         self.content.get(range).unwrap_or_default()
     }
 
+    /// The value of a record; `None` if its reference is damaged.
+    pub(crate) fn stored(&self, record: &Parsed) -> Option<Stored<'_>> {
+        let bytes = self.slice(record.value.clone());
+        Some(match (record.is_tombstone, record.is_reference) {
+            (true, _) => Stored::Tombstone,
+            (_, true) => Stored::Blob(BlobRef::decode(bytes)?),
+            _ => Stored::Inline(bytes),
+        })
+    }
+
     /// The value as a buffer that shares the block's memory.
     pub(crate) fn share(&self, range: Range<usize>) -> Bytes {
         self.content.slice(range)
@@ -135,12 +173,14 @@ impl Block {
         let delta = i32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
         let ordinal = u32::from_le_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]);
         let is_tombstone = value_bytes == TOMBSTONE;
-        if !is_tombstone && value_bytes > VALUE_BYTES_MASK {
+        let is_reference = value_bytes == REFERENCE | REFERENCE_BYTES as u32;
+        if !is_tombstone && !is_reference && value_bytes > VALUE_BYTES_MASK {
             return None;
         }
+        let value_bytes = value_bytes & VALUE_BYTES_MASK;
         let key_start = position.key + FIXED_BYTES;
         let key_end = key_start + usize::from(unshared);
-        let value_end = position.value + if is_tombstone { 0 } else { value_bytes as usize };
+        let value_end = position.value + value_bytes as usize;
         if key_end > self.keys_end || value_end > self.values_end {
             return None;
         }
@@ -149,6 +189,7 @@ impl Block {
             key: key_start..key_end,
             value: position.value..value_end,
             is_tombstone,
+            is_reference,
             seq: self.base_seq.wrapping_add_signed(i64::from(delta)),
             ordinal,
         })

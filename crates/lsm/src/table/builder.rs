@@ -1,7 +1,8 @@
 //! Builds the content of one data block; layout in `block.rs`.
 
+use crate::blob::REFERENCE_BYTES;
 use crate::codec::Encode;
-use crate::table::block::{FIXED_BYTES, TAIL_BYTES, TOMBSTONE};
+use crate::table::block::{FIXED_BYTES, REFERENCE, Stored, TAIL_BYTES, TOMBSTONE};
 
 /// Records of one family, in order, on their way to a block.
 pub(crate) struct BlockBuilder {
@@ -58,7 +59,7 @@ impl BlockBuilder {
     }
 
     /// Adds a record that sorts after the last one and whose `seq` fits.
-    pub(crate) fn add(&mut self, key: &[u8], seq: u64, ordinal: u32, value: Option<&[u8]>) {
+    pub(crate) fn add(&mut self, key: &[u8], seq: u64, ordinal: u32, value: Stored<'_>) {
         if self.is_empty() {
             self.base_seq = seq;
         }
@@ -73,14 +74,29 @@ impl BlockBuilder {
             shared_prefix(&self.last_key, key)
         };
         let length = |n: usize| u16::try_from(n).expect("keys are at most 16 KiB");
-        let value_bytes = u32::try_from(value.map_or(0, <[u8]>::len)).expect("values are bounded");
+        let (value_bytes, reference);
+        let value = match value {
+            Stored::Tombstone => {
+                value_bytes = TOMBSTONE;
+                &[]
+            }
+            Stored::Inline(value) => {
+                value_bytes = u32::try_from(value.len()).expect("values are bounded");
+                value
+            }
+            Stored::Blob(blob) => {
+                value_bytes = REFERENCE | REFERENCE_BYTES as u32;
+                reference = blob.encode();
+                &reference[..]
+            }
+        };
         self.keys.put_u16(length(shared));
         self.keys.put_u16(length(key.len() - shared));
-        self.keys.put_u32(if value.is_some() { value_bytes } else { TOMBSTONE });
+        self.keys.put_u32(value_bytes);
         self.keys.put_u32(delta.cast_unsigned());
         self.keys.put_u32(ordinal);
         self.keys.extend_from_slice(&key[shared..]);
-        self.values.extend_from_slice(value.unwrap_or_default());
+        self.values.extend_from_slice(value);
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.since_restart += 1;
@@ -90,8 +106,13 @@ impl BlockBuilder {
     }
 
     /// Bytes a record takes at most.
-    pub(crate) fn record_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
-        FIXED_BYTES + key.len() + value.map_or(0, <[u8]>::len)
+    pub(crate) fn record_bytes(key: &[u8], value: Stored<'_>) -> usize {
+        let value_bytes = match value {
+            Stored::Tombstone => 0,
+            Stored::Inline(value) => value.len(),
+            Stored::Blob(_) => REFERENCE_BYTES,
+        };
+        FIXED_BYTES + key.len() + value_bytes
     }
 
     /// The content of the complete block; [`BlockBuilder::clear`] afterwards.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::read::{Direction, KeyRange};
-use crate::table::block::Block;
+use crate::table::block::{Block, Stored};
 use crate::table::format::Handle;
 use crate::table::partition::Partition;
 use crate::table::properties::FamilyProperties;
@@ -149,12 +149,18 @@ impl TableSource {
         self.walk.record().map_or(0, |r| r.ordinal)
     }
 
-    pub(crate) fn value(&self) -> Option<&[u8]> {
-        self.walk.value()
+    /// The value as it is stored.
+    pub(crate) fn stored(&self) -> Result<Stored<'_>> {
+        self.walk.stored().ok_or_else(|| self.table.damaged(self.handle))
     }
 
-    pub(crate) fn value_bytes(&self) -> Option<Bytes> {
-        self.walk.value_bytes()
+    /// The value wherever it lies; `None` for a tombstone. Waits for the disk.
+    pub(crate) fn value_bytes(&self) -> Result<Option<Bytes>> {
+        Ok(match self.stored()? {
+            Stored::Tombstone => None,
+            Stored::Inline(_) => Some(self.walk.share()),
+            Stored::Blob(reference) => self.table.blob(reference, Fill::FromDisk)?,
+        })
     }
 
     /// Moves to the next visible record, or past the end.

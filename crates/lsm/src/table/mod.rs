@@ -35,10 +35,11 @@ mod top;
 mod walk;
 mod writer;
 
-pub(crate) use block::Block;
+pub(crate) use block::{Block, Stored};
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
+pub(crate) use format::{Handle, store_block};
 pub(crate) use partition::Partition;
 pub(crate) use properties::{FamilyKey, FamilyProperties, Properties};
-pub(crate) use reader::{Fill, Home, Lookup, Table, verify_file};
-pub(crate) use writer::{TableDescriptor, TableWriter, WriterOptions};
+pub(crate) use reader::{Fill, Home, Lookup, Table, missing_is_corrupt, read_block, verify_file};
+pub(crate) use writer::{FileDescriptor, TableWriter, WriterOptions};

@@ -11,6 +11,9 @@
 //!        blocks        u32   how many data blocks it has, behind those of the families before
 //!        records, tombstones, raw_bytes, seq_min, seq_max   u64 each
 //!        key_min, key_max   strings (u32 length, bytes)
+//!   …  blobs           u32
+//!   …  per blob file the table refers to, in order:
+//!        file, bytes   u64 each   its number, bytes of the values referred to, as stored
 //! ```
 
 use bytes::Bytes;
@@ -41,6 +44,13 @@ pub(crate) struct FamilyProperties {
     pub(crate) key_max: Bytes,
 }
 
+/// What a table refers to in a blob file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobUse {
+    pub(crate) file: u64,
+    pub(crate) bytes: u64,
+}
+
 /// The properties of a table; families without records are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Properties {
@@ -48,6 +58,7 @@ pub(crate) struct Properties {
     pub(crate) garbage: u64,
     pub(crate) reclaimable_at: u64,
     pub(crate) families: Vec<FamilyProperties>,
+    pub(crate) blobs: Vec<BlobUse>,
 }
 
 impl Properties {
@@ -59,6 +70,14 @@ impl Properties {
     pub(crate) fn tombstones(&self) -> u64 {
         let data = self.families.iter().filter(|f| f.family.keeps_versions());
         data.map(|f| f.tombstones).sum()
+    }
+
+    /// Counts a reference the table holds.
+    pub(crate) fn count_blob(&mut self, file: u64, bytes: u64) {
+        match self.blobs.binary_search_by_key(&file, |b| b.file) {
+            Ok(at) => self.blobs[at].bytes += bytes,
+            Err(at) => self.blobs.insert(at, BlobUse { file, bytes }),
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -75,6 +94,11 @@ impl Properties {
             }
             out.put_string(&f.key_min);
             out.put_string(&f.key_max);
+        }
+        out.put_u32(u32::try_from(self.blobs.len()).expect("blob files are few"));
+        for BlobUse { file, bytes } in &self.blobs {
+            out.put_u64(*file);
+            out.put_u64(*bytes);
         }
         out
     }
@@ -95,6 +119,7 @@ impl Properties {
             garbage: decoder.u64()?,
             reclaimable_at: decoder.u64()?,
             families: Vec::new(),
+            blobs: Vec::new(),
         };
         let count = decoder.u32()? as usize;
         for _ in 0..count.min(Family::COUNT) {
@@ -109,6 +134,9 @@ impl Properties {
                 key_min: Bytes::copy_from_slice(decoder.string(KEY_BYTES_MAX)?),
                 key_max: Bytes::copy_from_slice(decoder.string(KEY_BYTES_MAX)?),
             });
+        }
+        for _ in 0..decoder.u32()? {
+            properties.blobs.push(BlobUse { file: decoder.u64()?, bytes: decoder.u64()? });
         }
         Some(properties)
     }

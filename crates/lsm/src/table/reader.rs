@@ -7,20 +7,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use holdfast_env::{Disk, File, OpenMode};
 
+use crate::blob::{BlobFile, BlobRef};
 use crate::checksum::Whole;
 use crate::error::{Error, Result};
 use crate::graveyard::{Grave, Graveyard};
 use crate::limits::{BLOCK_BYTES_MAX, TABLE_BYTES_MAX};
 use crate::shared::{BlockKey, Shared};
-use crate::table::block::{Block, Found};
+use crate::table::block::{Block, Found, Stored};
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
 use crate::table::index::Stretch;
 use crate::table::partition::{PartRef, Partition};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
 use crate::table::top::Top;
-use crate::table::writer::TableDescriptor;
+use crate::table::writer::FileDescriptor;
 use crate::types::{Family, Record};
 
 /// Whether a read may wait for the disk.
@@ -52,6 +54,31 @@ pub(crate) struct Home {
     pub(crate) resident_index_bytes: u64,
 }
 
+impl Home {
+    /// The file opened as `opened_as`, opened again if it was closed to stay under the node's
+    /// limit.
+    pub(crate) fn file(&self, opened_as: u64, path: &Path) -> Result<Arc<dyn File>> {
+        if let Some(file) = self.shared.open_file(opened_as) {
+            return Ok(file);
+        }
+        let file = self
+            .disk
+            .open(path, OpenMode::Read)
+            .map_err(|e| missing_is_corrupt(e, path, "open"))?;
+        self.shared.keep_open(opened_as, file.clone());
+        Ok(file)
+    }
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Home").finish_non_exhaustive()
+    }
+}
+
+/// Finds the blob file with a number, for a table that refers to it.
+pub(crate) type BlobsOf<'a> = &'a dyn Fn(u64) -> Option<Arc<BlobFile>>;
+
 /// The part of a table one family has.
 #[derive(Debug)]
 struct Section {
@@ -62,7 +89,7 @@ struct Section {
 
 /// An open table file.
 pub(crate) struct Table {
-    descriptor: TableDescriptor,
+    descriptor: FileDescriptor,
     path: PathBuf,
     home: Home,
     /// Number of this opening: what cached blocks and the open file are filed under.
@@ -72,6 +99,8 @@ pub(crate) struct Table {
     resident: Vec<Arc<Partition>>,
     sections: [Option<Section>; Family::COUNT],
     properties: Properties,
+    /// The blob files its records refer to, by their numbers.
+    blobs: Vec<Arc<BlobFile>>,
     smallest: FamilyKey,
     largest: FamilyKey,
     is_obsolete: AtomicBool,
@@ -87,7 +116,12 @@ impl fmt::Debug for Table {
 
 impl Table {
     /// Opens the file at `path` and checks everything but its data blocks.
-    pub(crate) fn open(home: Home, path: PathBuf, descriptor: TableDescriptor) -> Result<Self> {
+    pub(crate) fn open(
+        home: Home,
+        path: PathBuf,
+        descriptor: FileDescriptor,
+        blobs: BlobsOf<'_>,
+    ) -> Result<Self> {
         let file = home
             .disk
             .open(&path, OpenMode::Read)
@@ -113,9 +147,19 @@ impl Table {
         else {
             return Err(Error::corrupt(&path, 0, "table is empty"));
         };
+        let blobs: Option<Vec<_>> =
+            parts.properties.blobs.iter().map(|used| blobs(used.file)).collect();
+        let blobs = blobs.ok_or_else(|| {
+            Error::corrupt(
+                &path,
+                parts.footer.properties.offset,
+                "blob file is not in the manifest",
+            )
+        })?;
         let opened_as = home.shared.next_opening();
         home.shared.keep_open(opened_as, file);
         Ok(Self {
+            blobs,
             descriptor,
             path,
             home,
@@ -132,7 +176,7 @@ impl Table {
         })
     }
 
-    pub(crate) fn descriptor(&self) -> &TableDescriptor {
+    pub(crate) fn descriptor(&self) -> &FileDescriptor {
         &self.descriptor
     }
 
@@ -160,6 +204,20 @@ impl Table {
         &self.largest
     }
 
+    /// The blob files its records refer to.
+    pub(crate) fn blobs(&self) -> &[Arc<BlobFile>] {
+        &self.blobs
+    }
+
+    /// The value a record refers to; `None` if it is not cached and the disk must not be waited
+    /// for.
+    pub(crate) fn blob(&self, reference: BlobRef, fill: Fill) -> Result<Option<Bytes>> {
+        let at = self.blobs.binary_search_by_key(&reference.file, |b| b.number());
+        let file = at.ok().and_then(|at| self.blobs.get(at));
+        let file = file.ok_or_else(|| Error::corrupt(&self.path, 0, "no such blob file"))?;
+        file.read(reference, fill)
+    }
+
     pub(crate) fn top(&self) -> &Top {
         &self.top
     }
@@ -172,6 +230,12 @@ impl Table {
             (filter, index) = (filter + bytes.0, index + bytes.1);
         }
         (filter as u64, index as u64)
+    }
+
+    /// Length of its partitions, bytes.
+    pub(crate) fn partition_bytes(&self) -> u64 {
+        let stored = |part| self.top.entry(part).map_or(0, |(handle, _)| u64::from(handle.bytes));
+        (0..self.top.len()).map(stored).sum()
     }
 
     /// How often the filter was asked, and how often it spared a block.
@@ -263,11 +327,16 @@ impl Table {
                 match block.find(key, seq_max).ok_or_else(|| self.damaged(handle))? {
                     Found::Absent => return decided(Lookup::Absent),
                     Found::End => {}
-                    Found::Record(found) if found.is_tombstone => {
-                        return decided(Lookup::Found(None));
-                    }
                     Found::Record(found) => {
-                        let value = block.share(found.value);
+                        let stored = block.stored(&found).ok_or_else(|| self.damaged(handle))?;
+                        let value = match stored {
+                            Stored::Tombstone => return decided(Lookup::Found(None)),
+                            Stored::Inline(_) => block.share(found.value),
+                            Stored::Blob(reference) => match self.blob(reference, fill)? {
+                                Some(value) => value,
+                                None => return decided(Lookup::NeedsIo),
+                            },
+                        };
                         let record = Record { seq: found.seq, ordinal: found.ordinal, value };
                         return decided(Lookup::Found(Some(record)));
                     }
@@ -357,18 +426,8 @@ impl Table {
         Error::corrupt(&self.path, handle.offset, "block is malformed")
     }
 
-    /// The open file, opened again if it was closed to stay under the node's limit.
-    pub(crate) fn file(&self) -> Result<Arc<dyn File>> {
-        if let Some(file) = self.home.shared.open_file(self.opened_as) {
-            return Ok(file);
-        }
-        let file = self
-            .home
-            .disk
-            .open(&self.path, OpenMode::Read)
-            .map_err(|e| missing_is_corrupt(e, &self.path, "open"))?;
-        self.home.shared.keep_open(self.opened_as, file.clone());
-        Ok(file)
+    fn file(&self) -> Result<Arc<dyn File>> {
+        self.home.file(self.opened_as, &self.path)
     }
 }
 
@@ -399,14 +458,14 @@ enum Searched {
 
 /// What is read when a table is opened.
 struct Parts {
-    descriptor: TableDescriptor,
+    descriptor: FileDescriptor,
     footer: Footer,
     top: Top,
     properties: Properties,
 }
 
 impl Parts {
-    fn load(file: &dyn File, path: &Path, descriptor: &TableDescriptor) -> Result<Self> {
+    fn load(file: &dyn File, path: &Path, descriptor: &FileDescriptor) -> Result<Self> {
         let actual = file.len().map_err(|e| Error::unreferenced("measure", path, e))?;
         if actual != descriptor.bytes || actual > TABLE_BYTES_MAX || actual < FOOTER_BYTES as u64 {
             return Err(Error::corrupt(path, actual, "table has the wrong length"));
@@ -467,7 +526,7 @@ impl Parts {
 fn load_partition(
     file: &dyn File,
     path: &Path,
-    descriptor: &TableDescriptor,
+    descriptor: &FileDescriptor,
     top: &Top,
     part: usize,
 ) -> Result<Arc<Partition>> {
@@ -483,10 +542,10 @@ fn load_partition(
     }
 }
 
-fn read_block(
+pub(crate) fn read_block(
     file: &dyn File,
     path: &Path,
-    descriptor: &TableDescriptor,
+    descriptor: &FileDescriptor,
     handle: Handle,
 ) -> Result<Vec<u8>> {
     if handle.bytes as usize > BLOCK_BYTES_MAX {
@@ -500,7 +559,11 @@ fn read_block(
 }
 
 /// A file the manifest names that is missing or too short is damage, not bad luck.
-fn missing_is_corrupt(error: std::io::Error, path: &Path, action: &'static str) -> Error {
+pub(crate) fn missing_is_corrupt(
+    error: std::io::Error,
+    path: &Path,
+    action: &'static str,
+) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "file is missing"),
         std::io::ErrorKind::UnexpectedEof => Error::corrupt(path, 0, "file is cut"),
@@ -509,11 +572,7 @@ fn missing_is_corrupt(error: std::io::Error, path: &Path, action: &'static str) 
 }
 
 /// Reads the whole file once and compares it with its descriptor.
-pub(crate) fn verify_file(
-    disk: &dyn Disk,
-    path: &Path,
-    descriptor: &TableDescriptor,
-) -> Result<()> {
+pub(crate) fn verify_file(disk: &dyn Disk, path: &Path, descriptor: &FileDescriptor) -> Result<()> {
     const READ_BYTES: u64 = 1 << 20;
     let file = disk.open(path, OpenMode::Read).map_err(|e| missing_is_corrupt(e, path, "open"))?;
     let actual = file.len().map_err(|e| Error::unreferenced("measure", path, e))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::table::block::{Block, Parsed, Position};
+use crate::table::block::{Block, Parsed, Position, Stored};
 
 /// Stands at a record of a block, with its key put together. Its methods that move return `None`
 /// if the block is damaged, and whether they found a record otherwise.
@@ -74,16 +74,18 @@ impl BlockWalk {
         self.record.as_ref()
     }
 
-    /// The value; `None` for a tombstone.
-    pub(crate) fn value(&self) -> Option<&[u8]> {
+    /// The value as it is stored; `None` if there is no record or its reference is damaged.
+    pub(crate) fn stored(&self) -> Option<Stored<'_>> {
         let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
-        (!record.is_tombstone).then(|| block.slice(record.value.clone()))
+        block.stored(record)
     }
 
-    /// The value sharing the block's memory; `None` for a tombstone.
-    pub(crate) fn value_bytes(&self) -> Option<Bytes> {
-        let (record, block) = (self.record.as_ref()?, self.block.as_ref()?);
-        (!record.is_tombstone).then(|| block.share(record.value.clone()))
+    /// The stored value sharing the block's memory; empty for a tombstone.
+    pub(crate) fn share(&self) -> Bytes {
+        match (&self.record, &self.block) {
+            (Some(record), Some(block)) => block.share(record.value.clone()),
+            _ => Bytes::new(),
+        }
     }
 
     /// Moves to the next record.

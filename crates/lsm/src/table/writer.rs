@@ -1,27 +1,23 @@
 //! Writes one table file from records in order.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use bytes::Bytes;
-use holdfast_env::{Disk, File, OpenMode};
+use holdfast_env::Disk;
 
-use crate::checksum::{BirthId, Whole};
-use crate::error::{Error, Result};
+use crate::checksum::BirthId;
+use crate::error::Result;
 use crate::options::Compression;
+use crate::sink::Sink;
+use crate::table::block::Stored;
 use crate::table::builder::BlockBuilder;
 use crate::table::filter::key_hash;
-use crate::table::format::{Footer, Handle, store_block};
+use crate::table::format::{FOOTER_BYTES, Footer, Handle};
 use crate::table::index::separator;
 use crate::table::partition::{BuiltPartition, PartitionBuilder};
 use crate::table::properties::{FamilyProperties, Properties};
 use crate::table::top::Top;
 use crate::types::Family;
-
-/// Bytes collected before they are written.
-const WRITE_BYTES: usize = 1 << 20;
-/// Space is reserved in steps of this size, so that a full disk is met here and not at the sync.
-const RESERVE_BYTES: u64 = 8 << 20;
 
 /// Options of a table file.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +29,9 @@ pub(crate) struct WriterOptions {
     pub(crate) compression: Compression,
 }
 
-/// What the manifest remembers of a table file.
+/// What the manifest remembers of a table or blob file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TableDescriptor {
+pub(crate) struct FileDescriptor {
     pub(crate) number: u64,
     pub(crate) bytes: u64,
     pub(crate) birth: BirthId,
@@ -45,14 +41,8 @@ pub(crate) struct TableDescriptor {
 
 /// Records go in sorted by family, key, then sequence number descending; a file comes out.
 pub(crate) struct TableWriter {
-    file: Arc<dyn File>,
-    path: PathBuf,
+    sink: Sink,
     options: WriterOptions,
-    descriptor: TableDescriptor,
-    whole: Whole,
-    pending: Vec<u8>,
-    written: u64,
-    reserved: u64,
     block: BlockBuilder,
     partition: PartitionBuilder,
     /// Complete partitions, each with the end of the data it describes; written behind all data.
@@ -73,18 +63,9 @@ impl TableWriter {
         birth: BirthId,
         options: WriterOptions,
     ) -> Result<Self> {
-        let file = disk
-            .open(path, OpenMode::CreateNew)
-            .map_err(|e| Error::unreferenced("create", path, e))?;
         Ok(Self {
-            file,
-            path: path.to_path_buf(),
+            sink: Sink::create(disk, path, number, birth)?,
             options,
-            descriptor: TableDescriptor { number, bytes: 0, birth, checksum: 0 },
-            whole: Whole::new(birth),
-            pending: Vec::with_capacity(WRITE_BYTES + 2 * options.block_bytes),
-            written: 0,
-            reserved: 0,
             block: BlockBuilder::new(options.restart_interval),
             partition: PartitionBuilder::default(),
             partitions: Vec::new(),
@@ -105,7 +86,7 @@ impl TableWriter {
         key: &[u8],
         seq: u64,
         ordinal: u32,
-        value: Option<&[u8]>,
+        value: Stored<'_>,
     ) -> Result<()> {
         let same_family = self.properties.families.last().is_some_and(|f| f.family == family);
         let same_key = same_family && self.last_key == key;
@@ -162,19 +143,22 @@ impl TableWriter {
         }
     }
 
-    fn count(&mut self, same_key: bool, key: &[u8], seq: u64, value: Option<&[u8]>) {
+    fn count(&mut self, same_key: bool, key: &[u8], seq: u64, value: Stored<'_>) {
+        if let Stored::Blob(reference) = value {
+            self.properties.count_blob(reference.file, u64::from(reference.handle.bytes));
+        }
         let Some(family) = self.properties.families.last_mut() else { return };
         family.records += 1;
-        family.tombstones += u64::from(value.is_none());
-        family.raw_bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        family.tombstones += u64::from(value.is_tombstone());
+        family.raw_bytes += (key.len() + value.len()) as u64;
         family.seq_min = family.seq_min.min(seq);
         family.seq_max = family.seq_max.max(seq);
         // A shadowed version can go when the watermark reaches what shadows it, a tombstone when
         // the watermark is above it.
-        let reclaimable_at = match (same_key, value) {
+        let reclaimable_at = match (same_key, value.is_tombstone()) {
             (true, _) => self.last_seq,
-            (false, None) => seq + 1,
-            (false, Some(_)) => return,
+            (false, true) => seq + 1,
+            (false, false) => return,
         };
         if family.family.keeps_versions() {
             self.properties.garbage += 1;
@@ -184,7 +168,7 @@ impl TableWriter {
 
     /// Bytes of the file so far, the block being built included.
     pub(crate) fn bytes(&self) -> u64 {
-        self.written + (self.pending.len() + self.block.bytes()) as u64
+        self.sink.position() + self.block.bytes() as u64
     }
 
     fn finish_block(&mut self) -> Result<()> {
@@ -192,17 +176,14 @@ impl TableWriter {
             return Ok(());
         }
         self.close_entry(None);
-        let offset = self.written + self.pending.len() as u64;
-        let content = self.block.finish();
-        let (compression, birth) = (self.options.compression, self.descriptor.birth);
-        let handle = store_block(content, compression, birth, offset, &mut self.pending);
+        let handle = self.sink.append_block(self.block.finish(), self.options.compression);
         let last_key = self.block.last_key().to_vec();
         self.open_entry = Some((handle, self.block.seq_bounds(), last_key));
         self.block.clear();
         if let Some(family) = self.properties.families.last_mut() {
             family.blocks += 1;
         }
-        if self.pending.len() >= WRITE_BYTES { self.write_pending(false) } else { Ok(()) }
+        self.sink.write_if_full()
     }
 
     /// Gives the last finished block its separator, now that the key after it is known.
@@ -216,60 +197,29 @@ impl TableWriter {
     }
 
     fn finish_partition(&mut self) {
-        let data_end = self.written + self.pending.len() as u64;
+        let data_end = self.sink.position();
         let partition = self.partition.finish(self.options.bloom_bits_per_key);
         self.partitions.extend(partition.map(|partition| (partition, data_end)));
     }
 
-    fn write_pending(&mut self, is_last: bool) -> Result<()> {
-        let end = self.written + self.pending.len() as u64;
-        if end > self.reserved {
-            self.reserved = if is_last { end } else { end.next_multiple_of(RESERVE_BYTES) };
-            self.file
-                .allocate(self.reserved)
-                .map_err(|e| Error::unreferenced("reserve", &self.path, e))?;
-        }
-        self.file
-            .write_all_at(&self.pending, self.written)
-            .map_err(|e| Error::unreferenced("write", &self.path, e))?;
-        self.whole.update(&self.pending);
-        self.written = end;
-        self.pending.clear();
-        Ok(())
-    }
-
     /// Writes what is left and makes the file durable (its directory entry is the caller's).
-    pub(crate) fn finish(mut self, floor: u64) -> Result<TableDescriptor> {
+    pub(crate) fn finish(mut self, floor: u64) -> Result<FileDescriptor> {
         self.finish_block()?;
         self.close_entry(None);
         self.finish_partition();
         self.end_family();
         self.properties.floor = floor;
-        let mut top = Top::default();
-        for (partition, data_end) in std::mem::take(&mut self.partitions) {
-            let handle = self.store(&partition.content, Compression::None);
+        let (mut top, mut sink) = (Top::default(), self.sink);
+        for (partition, data_end) in self.partitions {
+            let handle = sink.append_block(&partition.content, Compression::None);
             top.push(&partition, handle, data_end);
+            sink.write_if_full()?;
         }
-        let top = self.store(&top.encode(), Compression::None);
-        let properties = self.store(&self.properties.encode(), Compression::None);
-        let birth = self.descriptor.birth;
-        let mut footer = Footer { top, properties, file_bytes: 0, birth };
-        footer.file_bytes = properties.end() + crate::table::format::FOOTER_BYTES as u64;
-        self.pending.extend_from_slice(&footer.encode());
-        self.write_pending(true)?;
-        self.file
-            .set_len(self.written)
-            .and_then(|()| self.file.sync_all())
-            .map_err(|e| Error::unreferenced("sync", &self.path, e))?;
-        Ok(TableDescriptor {
-            bytes: self.written,
-            checksum: self.whole.digest(),
-            ..self.descriptor
-        })
-    }
-
-    fn store(&mut self, content: &[u8], compression: Compression) -> Handle {
-        let offset = self.written + self.pending.len() as u64;
-        store_block(content, compression, self.descriptor.birth, offset, &mut self.pending)
+        let top = sink.append_block(&top.encode(), Compression::None);
+        let properties = sink.append_block(&self.properties.encode(), Compression::None);
+        let mut footer = Footer { top, properties, file_bytes: 0, birth: sink.birth() };
+        footer.file_bytes = properties.end() + FOOTER_BYTES as u64;
+        sink.append(&footer.encode());
+        sink.finish()
     }
 }

@@ -17,7 +17,8 @@ fn workload(world: &mut World) -> Result<(), Error> {
     for round in 0..8u32 {
         for n in 0..30 {
             let key = Bytes::from(format!("key-{:02}", (n * 7 + round) % 40));
-            let value = (n % 9 != 0).then(|| Bytes::from(vec![b'a' + round as u8; 60]));
+            let bytes = if n % 6 == 1 { 200 } else { 60 };
+            let value = (n % 9 != 0).then(|| Bytes::from(vec![b'a' + round as u8; bytes]));
             let applied = (Family::Meta, Bytes::from_static(b"applied"), Some(Bytes::from("x")));
             world.write(&[(Family::Data, key, value), applied]);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use holdfast_env::sim::{Effect, Fault, Operation, SimDisk};
 use holdfast_env::{Disk, OpenMode};
-use holdfast_lsm::{Engine, Error, Family};
+use holdfast_lsm::{Engine, Error, Family, Staging};
 
 use crate::harness::{World, files_of, open_engine, small_options};
 
@@ -15,7 +15,9 @@ fn filled() -> World {
     let mut world = World::new(small_options());
     for n in 0..120u32 {
         let key = Bytes::from(format!("key-{:03}", n * 37 % 90));
-        let value = (n % 7 != 0).then(|| Bytes::from(format!("value {n} of {key:?}")));
+        let padding = if n % 10 == 3 { 200 } else { 0 };
+        let value = (n % 7 != 0).then(|| format!("value {n} of {key:?}{:padding$}", ""));
+        let value = value.map(Bytes::from);
         let family = Family::ALL[n as usize % Family::COUNT];
         world.write(&[(family, key.clone(), value.clone()), (Family::Data, key, value)]);
         if n % 40 == 39 {
@@ -65,6 +67,52 @@ fn every_flipped_bit_of_a_table_is_noticed() {
         image.flip_bit(&table, offset, (offset % 8) as u8).unwrap();
     }
     assert!(open_and_read(&world, &world.disk).is_ok(), "all flips are undone");
+}
+
+#[test]
+fn every_flipped_bit_of_a_blob_file_is_noticed() {
+    let world = filled();
+    let blobs = files_of(&world.disk, &world.dir, ".blob");
+    for blob in &blobs {
+        for offset in 0..length(&world.disk, blob) {
+            world.disk.flip_bit(blob, offset, (offset % 8) as u8).unwrap();
+            let image = copy_of(&world.disk);
+            world.disk.flip_bit(blob, offset, (offset % 8) as u8).unwrap();
+            // A value nobody can see any more is read by nobody, but by whoever takes the files.
+            if open_and_read(&world, &image).is_ok() {
+                let engine = open_engine(&image, &world.dir, &world.durable, &world.options, 5);
+                let staged = transferred(&engine.unwrap());
+                assert!(staged.is_err_and(|e| e.is_corruption()), "byte {offset} of {blob:?}");
+            }
+        }
+    }
+    assert!(!blobs.is_empty() && open_and_read(&world, &world.disk).is_ok());
+    let engine = open_engine(&world.disk, &world.dir, &world.durable, &world.options, 5);
+    assert!(transferred(&engine.unwrap()).is_ok());
+}
+
+/// Stages everything the engine holds on another disk, where every byte is checked.
+fn transferred(engine: &Engine) -> Result<(), Error> {
+    let snapshot = engine.pin();
+    let disk = std::sync::Arc::new(SimDisk::new());
+    let staging = Staging::create(disk, Path::new("/staging"), snapshot.manifest())?;
+    for (number, file) in snapshot.files().iter().enumerate() {
+        let chunk = snapshot.read_chunk(number, 0, 1 << 20)?;
+        staging.write(&file.name, 0, &chunk)?;
+    }
+    staging.finish_verified().map(drop)
+}
+
+#[test]
+fn a_blob_file_that_is_missing_or_cut_is_noticed() {
+    let world = filled();
+    let blob = files_of(&world.disk, &world.dir, ".blob").pop().unwrap();
+    let missing = copy_of(&world.disk);
+    missing.remove_file(&blob).unwrap();
+    assert_noticed(&world, &missing, "a missing blob file");
+    let cut = copy_of(&world.disk);
+    cut.truncate(&blob, length(&cut, &blob) - 1).unwrap();
+    assert_noticed(&world, &cut, "a cut blob file");
 }
 
 #[test]
@@ -153,7 +201,8 @@ fn a_bit_flipped_on_the_way_from_the_disk_is_noticed() {
 fn until_error(world: &mut World) -> Option<Error> {
     for round in 0..10 {
         for n in 0..40 {
-            world.put(&format!("key-{:03}", n * 3 + round), &"v".repeat(50));
+            let bytes = if n % 8 == 0 { 200 } else { 50 };
+            world.put(&format!("key-{:03}", n * 3 + round), &"v".repeat(bytes));
         }
         world.engine.seal();
         if let Err(error) = world.work() {

@@ -16,6 +16,7 @@ fn options(compression: Compression) -> EngineOptions {
     EngineOptions {
         block_bytes: 256,
         restart_interval: 3,
+        blob_bytes_min: 100,
         compression: [compression; 7],
         ..EngineOptions::default()
     }
@@ -26,7 +27,8 @@ fn written(compression: Compression) -> World {
     let mut world = World::new(options(compression));
     for n in 0..20u32 {
         let key = Bytes::from(format!("user/{:02}", n % 8));
-        let value = (n % 5 != 4).then(|| Bytes::from(vec![b'0' + (n % 10) as u8; 40]));
+        let bytes = if n % 7 == 6 { 120 } else { 40 };
+        let value = (n % 5 != 4).then(|| Bytes::from(vec![b'0' + (n % 10) as u8; bytes]));
         let applied = (Family::Meta, Bytes::from("applied"), Some(Bytes::from(n.to_string())));
         let lease = (Family::Lease, Bytes::from(format!("lease-{n}")), Some(Bytes::new()));
         world.write(&[(Family::Data, key, value), applied, lease]);
@@ -40,7 +42,12 @@ fn golden_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-const FILES: [&str; 3] = ["CURRENT", "gen-0000000001/MANIFEST", "gen-0000000001/0000000001.tbl"];
+const FILES: [&str; 4] = [
+    "CURRENT",
+    "gen-0000000001/MANIFEST",
+    "gen-0000000001/0000000001.tbl",
+    "gen-0000000001/0000000002.blob",
+];
 
 /// The engine's files, the manifest without its reserved zeros.
 fn files(world: &World) -> Vec<(&'static str, Vec<u8>)> {

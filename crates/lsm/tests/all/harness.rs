@@ -88,6 +88,8 @@ pub fn small_options() -> EngineOptions {
         bloom_bits_per_key: 10,
         partition_bytes: 256,
         resident_index_bytes: 512,
+        blob_bytes_min: 150,
+        blob_file_bytes: 2 << 10,
         compression: [Compression::Lz4; 7],
         level0_tables: 2,
         level0_tables_slow: 8,

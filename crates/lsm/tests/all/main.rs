@@ -1,6 +1,7 @@
 //! The engine from outside.
 #![allow(clippy::unwrap_used)] // a test may stop where it stands
 
+mod blobs;
 mod compaction;
 mod concurrent;
 mod crash;

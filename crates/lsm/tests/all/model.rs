@@ -68,8 +68,11 @@ fn options() -> impl Strategy<Value = EngineOptions> {
     let sizes = (12..17u32, 8..13u32, 12..16u32, 12..16u32);
     let counts = (1..9usize, 1..16usize, 1..4usize, 2..5u64, 10..13u32);
     let partitions = (6..14u32, prop_oneof![Just(0u64), Just(1_000), Just(u64::MAX)]);
-    let all = (sizes, counts, partitions, [compression.clone(), compression]);
-    all.prop_map(|(sizes, counts, partitions, compression)| EngineOptions {
+    let blobs = (6..16u32, 10..15u32);
+    let all = (sizes, counts, partitions, blobs, [compression.clone(), compression]);
+    all.prop_map(|(sizes, counts, partitions, blobs, compression)| EngineOptions {
+        blob_bytes_min: 1 << blobs.0,
+        blob_file_bytes: 1 << blobs.1,
         partition_bytes: 1 << partitions.0,
         resident_index_bytes: partitions.1,
         memtable_bytes: 1 << sizes.0,
