@@ -332,3 +332,22 @@ fn a_reader_that_goes_away_is_not_an_error() {
         Ok(())
     });
 }
+
+#[test]
+fn a_measurement_is_printed_and_written_as_a_page() {
+    shared(async |cluster| {
+        let cli = cluster.cli();
+        let page = cluster.node(1).folder().join("bench.html");
+        let line = "-o json bench get --clients 4 --seconds 1 --keys 50 --key-bytes 24";
+        let line = format!("{line} --report {}", page.display());
+        let document = json(&cli.run(&line)?.expect_code(0)?)?;
+        let row = &document["rows"][0];
+        ensure!(row["operations_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
+        ensure!(row["errors"] == 0 && row["p999_ms"].is_f64(), "{row}");
+        let page = std::fs::read_to_string(page)?;
+        ensure!(page.contains("<td>get linearizable</td>"), "{page}");
+        let table = cli.run("bench put --clients 4 --seconds 1 --keys 50")?.expect_code(0)?;
+        ensure!(table.text().contains("p999 ms"), "{table:?}");
+        Ok(())
+    });
+}

@@ -8,9 +8,10 @@ mod workload;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::args::{BenchArgs, Cli, Workload};
+use crate::args::{BenchArgs, Cli, Output, Workload};
+use crate::bench::report::Report;
 use crate::exit::Exit;
 use crate::output;
 
@@ -23,23 +24,38 @@ pub async fn run(cli: &Cli, arguments: &BenchArgs) -> Result<Exit> {
         echo::serve(address, arguments.value_bytes).await?;
         return Ok(Exit::Done);
     }
-    if arguments.workload == Workload::Suite {
-        let all_met = suite::run(arguments).await?;
-        return Ok(if all_met { Exit::Done } else { Exit::No });
+    let report = match arguments.workload {
+        Workload::Suite => suite::run(arguments).await?,
+        workload => one(cli, arguments, workload).await?,
+    };
+    match cli.output {
+        Output::Json => output::line(&report.json().to_string())?,
+        Output::Table | Output::Raw => output::emit(report.text().as_bytes())?,
     }
+    if let Some(path) = &arguments.report {
+        std::fs::write(path, report.html()).with_context(|| path.display().to_string())?;
+    }
+    let (met, total) = report.aims();
+    let has_run = report.rows.iter().all(|row| row.rate > 0.0);
+    Ok(match (has_run, met == total) {
+        (false, _) => Exit::Failed,
+        (true, false) => Exit::No,
+        (true, true) => Exit::Done,
+    })
+}
+
+/// One measurement against the cluster of the command line.
+async fn one(cli: &Cli, arguments: &BenchArgs, workload: Workload) -> Result<Report> {
     let plan = workload::Plan::new(&cli.endpoints, &cli.keyspace, arguments).await?;
-    if arguments.workload != Workload::Put && arguments.workload != Workload::Cas {
+    if workload != Workload::Put && workload != Workload::Cas {
         output::note(&format!("writing {} keys first", arguments.keys));
         plan.fill().await?;
     }
-    let outcome = plan.run(arguments.workload, Duration::from_secs(arguments.seconds)).await?;
-    let row = suite::row(workload::name(arguments.workload), 0, &outcome, None);
-    output::emit(report::text(std::slice::from_ref(&row)).as_bytes())?;
+    let outcome = plan.run(workload, Duration::from_secs(arguments.seconds)).await?;
     for message in &outcome.messages {
         output::note(message);
     }
-    if let Some(path) = &arguments.report {
-        std::fs::write(path, report::html("Holdfast benchmark", &[row]))?;
-    }
-    Ok(if outcome.operations > 0 { Exit::Done } else { Exit::Failed })
+    let rows = vec![suite::row(workload::name(workload), 0, &outcome, None)];
+    let (setting, machine) = (suite::setting(arguments), report::machine());
+    Ok(Report { rows, setting, machine, idle: None })
 }

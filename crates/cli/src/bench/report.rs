@@ -1,5 +1,7 @@
 //! The result of measurements as a table for the terminal and as a page.
 
+use serde_json::{Value, json};
+
 use crate::output::Table;
 
 /// One line of the result.
@@ -30,9 +32,33 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether the row keeps its aim; `None` where it has none.
+    /// Whether the row keeps its aim; `None` where it has none. A failed operation misses it.
     pub fn keeps_aim(&self) -> Option<bool> {
-        Some(self.times_echo? <= self.aim?)
+        Some(self.errors == 0 && self.times_echo? <= self.aim?)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "workload": self.workload, "ranges": self.ranges, "operations_per_second": self.rate,
+            "p50_ms": self.p50_ms, "p99_ms": self.p99_ms, "p999_ms": self.p999_ms,
+            "cpu_us_per_operation": self.cpu_us, "times_echo": self.times_echo,
+            "aim": self.aim, "met": self.keeps_aim(),
+            "resident_bytes": self.resident_bytes, "errors": self.errors,
+        })
+    }
+
+    /// The row of the page; bars are as long as their part of `most_ms`.
+    fn html(&self, most_ms: f64) -> String {
+        let cells = self.cells().into_iter().map(|cell| match cell.rsplit_once(' ') {
+            Some((_, verdict @ ("met" | "missed"))) => {
+                format!("<td class={verdict}>{}</td>", escape(&cell))
+            }
+            _ => format!("<td>{}</td>", escape(&cell)),
+        });
+        let percent = |ms: f64| 100.0 * ms / most_ms.max(1e-9);
+        let (begin, length) = (percent(self.p50_ms), percent(self.p99_ms - self.p50_ms));
+        let bar = format!("<i style=\"margin-left:{begin:.1}%;width:{length:.1}%\"></i>");
+        format!("<tr>{}<td class=bar>{bar}</td></tr>\n", cells.collect::<String>())
     }
 
     fn cells(&self) -> Vec<String> {
@@ -72,42 +98,149 @@ const HEADS: [&str; 11] = [
     "errors",
 ];
 
-/// The rows as aligned text.
-pub fn text(rows: &[Row]) -> String {
-    let mut table = Table::new(HEADS);
-    for row in rows {
-        table.row(row.cells());
-    }
-    table.render()
+/// Everything a benchmark found out.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One line for every measurement.
+    pub rows: Vec<Row>,
+    /// What it ran with, as a sentence.
+    pub setting: String,
+    /// What it ran on, as a sentence.
+    pub machine: String,
+    /// Share of a core each node used with nothing to do; none where that was not measured.
+    pub idle: Option<Idle>,
 }
 
-/// The rows as a page of its own.
-pub fn html(title: &str, rows: &[Row]) -> String {
-    let cell = |tag: &str, text: &str| {
-        let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        format!("<{tag}>{text}</{tag}>")
-    };
-    let line = |tag: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|c| cell(tag, c)).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let head = line("th", HEADS.iter().map(|h| (*h).to_owned()).collect());
-    let body: String = rows.iter().map(|r| line("td", r.cells())).collect();
-    format!(
-        "<!doctype html><meta charset=utf-8><title>{title}</title>\n<style>body{{font:15px \
-         system-ui;margin:2em}}td,th{{padding:.3em .8em;text-align:right;border-bottom:1px solid \
-         #ddd}}td:first-child,th:first-child{{text-align:left}}</style>\n<h1>{title}</h1>\n\
-         <table>\n{head}{body}</table>\n"
-    )
+/// Processor time of nodes that have nothing to do.
+#[derive(Clone, Debug)]
+pub struct Idle {
+    /// Per cent of one core, by node.
+    pub percent: Vec<f64>,
+    /// Ranges of the keyspace that is idle.
+    pub ranges: u32,
+    /// How long it was measured.
+    pub seconds: u64,
+    /// Most it should be.
+    pub percent_max: f64,
+}
+
+impl Idle {
+    /// Whether every node keeps the aim.
+    pub fn keeps_aim(&self) -> bool {
+        self.percent.iter().all(|percent| *percent <= self.percent_max)
+    }
+
+    fn sentence(&self) -> String {
+        let percent: Vec<String> = self.percent.iter().map(|p| format!("{p:.1} %")).collect();
+        let verdict = if self.keeps_aim() { "met" } else { "missed" };
+        format!(
+            "idle for {} s, {} more ranges: {} of one core per node (aim ≤ {} %: {verdict})",
+            self.seconds,
+            self.ranges,
+            percent.join(", "),
+            self.percent_max,
+        )
+    }
+}
+
+impl Report {
+    /// How many aims were met, and how many there are.
+    pub fn aims(&self) -> (usize, usize) {
+        let idle = self.idle.iter().map(Idle::keeps_aim);
+        let aims: Vec<bool> = self.rows.iter().filter_map(Row::keeps_aim).chain(idle).collect();
+        (aims.iter().filter(|met| **met).count(), aims.len())
+    }
+
+    /// The one line that sums up.
+    pub fn summary(&self) -> String {
+        let (met, total) = self.aims();
+        let errors: u64 = self.rows.iter().map(|row| row.errors).sum();
+        format!("bench: {met} of {total} aims met, {errors} errors; {}", self.setting)
+    }
+
+    /// For the terminal; the last line sums up where there are aims.
+    pub fn text(&self) -> String {
+        let mut table = Table::new(HEADS);
+        for row in &self.rows {
+            table.row(row.cells());
+        }
+        let mut text = table.render();
+        if let Some(idle) = &self.idle {
+            text.push_str(&format!("{}\n", idle.sentence()));
+        }
+        if self.aims().1 > 0 {
+            text.push_str(&format!("{}\n", self.summary()));
+        }
+        text
+    }
+
+    /// For programs: one document.
+    pub fn json(&self) -> Value {
+        let (met, total) = self.aims();
+        let idle = self.idle.as_ref().map(|idle| {
+            json!({
+                "percent_of_core": idle.percent, "ranges": idle.ranges,
+                "seconds": idle.seconds, "aim": idle.percent_max, "met": idle.keeps_aim(),
+            })
+        });
+        json!({
+            "setting": self.setting, "machine": self.machine, "idle": idle,
+            "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "aims_met": met, "aims": total,
+        })
+    }
+
+    /// A page of its own: what ran where, every figure, and latencies to compare by eye.
+    pub fn html(&self) -> String {
+        let head: String = HEADS.iter().map(|head| format!("<th>{head}</th>")).collect();
+        let most = self.rows.iter().map(|row| row.p99_ms).fold(0.0, f64::max);
+        let body: String = self.rows.iter().map(|row| row.html(most)).collect();
+        let idle = self.idle.as_ref().map(Idle::sentence).unwrap_or_default();
+        let summary = if self.aims().1 > 0 { self.summary() } else { self.setting.clone() };
+        format!(
+            "<!doctype html>\n<html lang=en><meta charset=utf-8>\n<title>Holdfast benchmark</title>\n\
+             <style>{STYLE}</style>\n<h1>Holdfast benchmark</h1>\n<p>{}<br>{}</p>\n\
+             <table>\n<tr>{head}<th>p50 to p99</th></tr>\n{body}</table>\n<p>{}</p>\n{LEGEND}\n",
+            escape(&summary),
+            escape(&self.machine),
+            escape(&idle),
+        )
+    }
+}
+
+/// How the page looks.
+const STYLE: &str = ":root{color-scheme:light dark}body{font:15px system-ui,sans-serif;margin:2em}\
+    table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:right;\
+    border-bottom:1px solid #8884}td:first-child,th:first-child{text-align:left}\
+    .met{color:#2a8}.missed{color:#d43}.bar{width:14em;text-align:left}\
+    .bar i{display:inline-block;height:.7em;background:#48c}";
+
+/// What the columns mean.
+const LEGEND: &str = "<p>Closed loop: every client has one operation under way. \
+    <b>cpu us/op</b>: processor time of all server processes together, per operation. \
+    <b>x echo</b>: the same as a multiple of a gRPC server that answers with messages of the same \
+    sizes and does nothing else, measured in the same run. <b>rss</b>: the largest server \
+    process.</p>";
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The machine this runs on.
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    format!("{cores} cores, {model}; clients and servers on the same machine")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_missed_aim_is_said() {
-        let mut row = Row {
+    fn row() -> Row {
+        Row {
             workload: "put".into(),
             ranges: 1,
             rate: 1000.0,
@@ -119,10 +252,39 @@ mod tests {
             aim: Some(4.5),
             resident_bytes: Some(64 << 20),
             errors: 0,
-        };
-        assert!(text(std::slice::from_ref(&row)).contains("4.5 met"));
-        row.times_echo = Some(5.0);
-        assert!(text(std::slice::from_ref(&row)).contains("4.5 missed"));
-        assert!(html("t", &[row]).contains("<td>put</td>"));
+        }
+    }
+
+    fn report(row: Row, percent: f64) -> Report {
+        let idle = Idle { percent: vec![1.0, percent], ranges: 64, seconds: 60, percent_max: 7.0 };
+        Report { rows: vec![row], setting: "s".into(), machine: "m".into(), idle: Some(idle) }
+    }
+
+    #[test]
+    fn a_missed_aim_is_said_and_counted() {
+        let good = report(row(), 2.0);
+        assert!(good.text().contains("4.5 met") && good.text().contains("%: met"));
+        assert!(good.text().ends_with("bench: 2 of 2 aims met, 0 errors; s\n"));
+        let slow = report(Row { times_echo: Some(5.0), ..row() }, 9.0);
+        assert!(slow.text().contains("4.5 missed") && slow.text().contains("%: missed"));
+        assert_eq!(slow.aims(), (0, 2));
+        assert_eq!(slow.json()["aims_met"], 0);
+    }
+
+    #[test]
+    fn a_figure_that_rests_on_failed_operations_misses_its_aim() {
+        let failing = Row { errors: 1, ..row() };
+        assert_eq!(failing.keeps_aim(), Some(false));
+    }
+
+    #[test]
+    fn the_page_shows_every_figure_and_escapes_what_it_is_given() {
+        let mut report = report(Row { workload: "a<b".into(), ..row() }, 2.0);
+        report.machine = "x & y".into();
+        let page = report.html();
+        for part in ["<td>a&lt;b</td>", "x &amp; y", "<td>1000</td>", "class=met", "idle for 60 s"]
+        {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::args::{BenchArgs, Workload};
 use crate::bench::driver::Outcome;
 use crate::bench::echo;
-use crate::bench::report::{self, Row};
+use crate::bench::report::{self, Idle, Report, Row};
 use crate::bench::workload::{self, Plan};
 use crate::local::{self, Layout, cpu_seconds, resident_bytes};
 use crate::output;
@@ -54,6 +54,10 @@ impl Nodes {
         local::launch_missing(&nodes.0)?;
         local::found_and_wait(&nodes.0).await?;
         Ok(nodes)
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.0.numbers().map(|i| self.0.client(i)).collect()
     }
 
     fn pids(&self) -> Vec<i32> {
@@ -167,7 +171,7 @@ async fn measure_ranges(
     ceiling: Ceiling,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let endpoints: Vec<String> = nodes.0.numbers().map(|i| nodes.0.client(i)).collect();
+    let endpoints = nodes.endpoints();
     let keyspace = format!("bench{ranges}");
     workload::create_keyspace(&endpoints, &keyspace, ranges).await?;
     let plan = Plan::new(&endpoints, &keyspace, arguments).await?;
@@ -193,12 +197,13 @@ async fn measure_ranges(
         }
         rows.push(row);
     }
-    Ok(())
+    // What follows shall not pay for this.
+    workload::drop_keyspace(&endpoints, &keyspace).await
 }
 
-/// Share of one core, in per cent, that each node uses with nothing to do.
-async fn measure_idle(nodes: &Nodes, seconds: u64) -> Result<Vec<f64>> {
-    let endpoints: Vec<String> = nodes.0.numbers().map(|i| nodes.0.client(i)).collect();
+/// Share of one core that each node uses with nothing to do, beside a keyspace nobody uses.
+async fn measure_idle(nodes: &Nodes, seconds: u64) -> Result<Idle> {
+    let endpoints = nodes.endpoints();
     workload::create_keyspace(&endpoints, "idle", IDLE_RANGES).await?;
     output::note(&format!("idle keyspace of {IDLE_RANGES} ranges: measuring for {seconds} s"));
     tokio::time::sleep(SETTLE).await;
@@ -208,42 +213,34 @@ async fn measure_idle(nodes: &Nodes, seconds: u64) -> Result<Vec<f64>> {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let elapsed = begin.elapsed().as_secs_f64();
     let percent = |(pid, before): (&i32, &f64)| 100.0 * (cpu_of(&[*pid]) - before) / elapsed;
-    Ok(pids.iter().zip(&before).map(percent).collect())
+    let percent = pids.iter().zip(&before).map(percent).collect();
+    workload::drop_keyspace(&endpoints, "idle").await?;
+    Ok(Idle { percent, ranges: IDLE_RANGES, seconds, percent_max: IDLE_PERCENT_MAX })
 }
 
-/// Runs everything; false where an aim was missed.
+/// What a measurement runs with, as a sentence.
+pub fn setting(arguments: &BenchArgs) -> String {
+    format!(
+        "{} clients, {} B keys, {} B values, {} keys, {} s per measurement",
+        arguments.clients,
+        arguments.key_bytes,
+        arguments.value_bytes,
+        arguments.keys,
+        arguments.seconds
+    )
+}
+
+/// Runs everything.
 ///
 /// # Errors
 /// Nodes that do not start, or a measurement that could not run.
-pub async fn run(arguments: &BenchArgs) -> Result<bool> {
+pub async fn run(arguments: &BenchArgs) -> Result<Report> {
     let nodes = Nodes::start().await?;
-    let idle = measure_idle(&nodes, arguments.idle_seconds).await?;
+    let idle = Some(measure_idle(&nodes, arguments.idle_seconds).await?);
     let mut rows = Vec::new();
     let ceiling = measure_echo(arguments, &mut rows).await?;
     for ranges in RANGES {
         measure_ranges(&nodes, arguments, ranges, ceiling, &mut rows).await?;
     }
-    drop(nodes);
-    output::emit(report::text(&rows).as_bytes())?;
-    let idle_text: Vec<String> = idle.iter().map(|p| format!("{p:.1} %")).collect();
-    let idle_met = idle.iter().all(|percent| *percent <= IDLE_PERCENT_MAX);
-    output::line(&format!(
-        "idle, {IDLE_RANGES} more ranges: {} of one core per node (aim ≤ {IDLE_PERCENT_MAX} %: {})",
-        idle_text.join(", "),
-        if idle_met { "met" } else { "missed" }
-    ))?;
-    if let Some(path) = &arguments.report {
-        std::fs::write(path, report::html("Holdfast benchmark", &rows))?;
-    }
-    let aims: Vec<bool> = rows.iter().filter_map(Row::keeps_aim).chain([idle_met]).collect();
-    let met = aims.iter().filter(|met| **met).count();
-    output::line(&format!(
-        "bench: {met} of {} aims met; {} clients, {} B keys, {} B values, {} s per cell",
-        aims.len(),
-        arguments.clients,
-        arguments.key_bytes,
-        arguments.value_bytes,
-        arguments.seconds
-    ))?;
-    Ok(met == aims.len())
+    Ok(Report { rows, setting: setting(arguments), machine: report::machine(), idle })
 }

@@ -45,6 +45,26 @@ pub async fn create_keyspace(endpoints: &[String], name: &str, ranges: u32) -> R
         .create_keyspace(admin::within(CREATE_LIMIT, request))
         .await
         .map_err(|s| anyhow!("{name}: {}", s.message()))?;
+    healthy(endpoints, name).await
+}
+
+/// Drops a keyspace and waits until its replicas are gone.
+///
+/// # Errors
+/// Those of the cluster.
+pub async fn drop_keyspace(endpoints: &[String], name: &str) -> Result<()> {
+    let first = endpoints.first().ok_or_else(|| anyhow!("no endpoint"))?;
+    let mut client = admin::connect(first, CREATE_LIMIT).await?;
+    let request = v1::DropKeyspaceRequest { name: name.to_owned() };
+    client
+        .drop_keyspace(admin::within(CREATE_LIMIT, request))
+        .await
+        .map_err(|s| anyhow!("{name}: {}", s.message()))?;
+    healthy(endpoints, name).await
+}
+
+/// Waits until every range is led and followed after a change of the keyspace `name`.
+async fn healthy(endpoints: &[String], name: &str) -> Result<()> {
     let end = std::time::Instant::now() + CREATE_LIMIT;
     loop {
         let health = admin::health(endpoints, Duration::from_secs(2)).await;
@@ -52,7 +72,7 @@ pub async fn create_keyspace(endpoints: &[String], name: &str, ranges: u32) -> R
             return Ok(());
         }
         if std::time::Instant::now() >= end {
-            bail!("not healthy after creating {name}: {}", health.problems.join("; "));
+            bail!("not healthy after a change of {name}: {}", health.problems.join("; "));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
