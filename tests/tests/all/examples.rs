@@ -47,3 +47,8 @@ fn the_sharded_counter_counts() {
 fn the_session_store_forgets_in_time() {
     runs("session_store");
 }
+
+#[test]
+fn the_worker_pool_never_uses_more_machines_than_there_are() {
+    runs("worker_pool");
+}

@@ -198,7 +198,8 @@ impl Report {
         let idle = self.idle.as_ref().map(Idle::sentence).unwrap_or_default();
         let summary = if self.aims().1 > 0 { self.summary() } else { self.setting.clone() };
         format!(
-            "<!doctype html>\n<html lang=en><meta charset=utf-8>\n<title>Holdfast benchmark</title>\n\
+            "<!doctype html>\n<html lang=en><meta charset=utf-8>\n\
+             <title>Holdfast benchmark</title>\n\
              <style>{STYLE}</style>\n<h1>Holdfast benchmark</h1>\n<p>{}<br>{}</p>\n\
              <table>\n<tr>{head}<th>p50 to p99</th></tr>\n{body}</table>\n<p>{}</p>\n{LEGEND}\n",
             escape(&summary),
