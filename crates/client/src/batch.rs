@@ -35,6 +35,18 @@ const ROUND_PAUSE_MAX: Duration = Duration::from_millis(200);
 impl Client {
     /// Reads many keys, of any ranges, in parallel. The answer has one result per key, in the
     /// order of the keys; a key that cannot be read does not hold back the others.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// for answer in client.batch_get(["config/port", "config/rate"]).await? {
+    ///     match answer?.entry {
+    ///         Some(entry) => println!("{:?} = {:?}", entry.key, entry.value),
+    ///         None => println!("no such key"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn batch_get<K: Into<Bytes>>(&self, keys: impl IntoIterator<Item = K>) -> BatchGet {
         let keys = keys.into_iter().map(Into::into).collect();
         BatchGet { client: self.clone(), keys, read: self.read_options() }

@@ -211,6 +211,22 @@ impl Client {
     }
 
     /// Options for a client of the cluster behind `endpoints` (`host:port`).
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), holdfast_client::Error> {
+    /// use std::time::Duration;
+    /// use holdfast_client::{Client, ReadLevel};
+    ///
+    /// let client = Client::builder(["10.0.0.1:7401", "10.0.0.2:7401"])
+    ///     .keyspace("orders")
+    ///     .deadline(Duration::from_secs(2))
+    ///     .read_level(ReadLevel::Lease)
+    ///     .connect()
+    ///     .await?;
+    /// # drop(client);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> ClientBuilder {
         ClientBuilder {
             endpoints: endpoints.into_iter().map(Into::into).collect(),

@@ -20,6 +20,15 @@ const NODE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// Calls about the cluster itself.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// for range in client.cluster().map().await?.ranges.values() {
+    ///     println!("range {} is led by {:?}", range.id, range.leader);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cluster(&self) -> Cluster {
         Cluster { client: self.clone() }
     }
@@ -69,6 +78,8 @@ pub struct ReplicaStatus {
     pub data_bytes: u64,
     /// Leader only: every voter is connected and close behind.
     pub fully_replicated: bool,
+    /// Why it is out of service; empty: it is in order.
+    pub failure: String,
 }
 
 /// One node, as it sees itself.
@@ -333,6 +344,7 @@ impl From<v1::ReplicaStatus> for ReplicaStatus {
             clock_ms: replica.clock_ms,
             data_bytes: replica.data_bytes,
             fully_replicated: replica.fully_replicated,
+            failure: replica.failure,
         }
     }
 }

@@ -19,6 +19,15 @@ impl Client {
     /// The counter called `name`, spread over `shards` keys (`name#0`, `name#1`, …). Everyone
     /// who uses it must say the same number; more may be added later, never taken away.
     ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// let visits = client.counter("visits", 16)?;
+    /// visits.add(1).await?;
+    /// println!("{} visits", visits.value().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] for 0 shards or more than [`COUNTER_SHARDS_MAX`].
     pub fn counter(&self, name: impl AsRef<[u8]>, shards: usize) -> Result<Counter, Error> {

@@ -10,6 +10,17 @@ use tonic::{Code, Status};
 ///
 /// Ask [`Error::is_unknown`] first: then a mutation may have happened, or may still happen.
 /// In every other case a failed mutation did not happen and never will.
+///
+/// ```no_run
+/// # async fn f(client: holdfast_client::Client) {
+/// match client.put("order/7", "paid").await {
+///     Ok(answer) => println!("written at revision {}", answer.revision),
+///     Err(error) if error.is_unknown() => println!("read order/7 before you decide"),
+///     Err(error) if error.is_retryable() => println!("not now: {error}"),
+///     Err(error) => println!("never like this: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

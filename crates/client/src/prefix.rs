@@ -19,6 +19,14 @@ impl Client {
     ///
     /// One revision per 100,000 keys and range, not one for all ranges: who needs that gives the
     /// keys the same `{tag}`.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// let deleted = client.delete_prefix("{cart:7}/").await?;
+    /// println!("{deleted} keys are gone");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_prefix(&self, prefix: impl Into<Bytes>) -> DeletePrefix {
         DeletePrefix { client: self.clone(), prefix: prefix.into() }
     }

@@ -40,6 +40,18 @@ impl Client {
     }
 
     /// Writes `new` under `key` if its value is `expected`: a put with a condition.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// let answer = client.cas("config/leader", "ann", "bob").await?;
+    /// match (answer.applied, answer.current) {
+    ///     (true, _) => println!("swapped at revision {}", answer.revision),
+    ///     (false, Some(entry)) => println!("it is {:?} by now", entry.value),
+    ///     (false, None) => println!("there is no such key"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cas(
         &self,
         key: impl Into<Bytes>,
@@ -50,6 +62,14 @@ impl Client {
     }
 
     /// Deletes `key`. A key that does not exist is not an error: `deleted` is 0 then.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// let answer = client.delete("session/7").return_previous().await?;
+    /// println!("{} deleted, it was {:?}", answer.deleted, answer.previous);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&self, key: impl Into<Bytes>) -> Delete {
         let key = key.into();
         let client = self.clone();
@@ -57,6 +77,14 @@ impl Client {
     }
 
     /// Adds `delta` to the decimal number under `key`; a missing key counts as 0.
+    ///
+    /// ```no_run
+    /// # async fn f(client: holdfast_client::Client) -> Result<(), holdfast_client::Error> {
+    /// let answer = client.increment("visits", 1).await?;
+    /// println!("visitor number {}", answer.value);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn increment(&self, key: impl Into<Bytes>, delta: i64) -> Increment {
         Increment { client: self.clone(), key: key.into(), delta, ttl: None }
     }
