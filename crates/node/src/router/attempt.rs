@@ -65,6 +65,7 @@ impl Gateway {
         let mut backoff = Backoff::new(call.deadline);
         let mut hint = None;
         let mut at_leader = spec.level == ReadLevel::Lease;
+        let mut too_stale = None;
         loop {
             let error = match self.resolve(place) {
                 Ok(target) => {
@@ -77,12 +78,20 @@ impl Gateway {
                 Err(error) => error,
             };
             let lagging = matches!(error, ApiError::TooStale { .. } | ApiError::Behind { .. });
+            if matches!(error, ApiError::TooStale { .. }) {
+                too_stale = Some(error.clone());
+            }
             if lagging && !at_leader && !call.direct {
                 // The leader has everything that was acknowledged and can prove the most.
                 at_leader = true;
                 continue;
             }
-            hint = self.again(call, &mut backoff, error).await?;
+            hint = match self.again(call, &mut backoff, error).await {
+                Ok(hint) => hint,
+                // How fresh a replica was says more than that another could not be reached.
+                Err(error) if error.is_elsewhere() => return Err(too_stale.unwrap_or(error)),
+                Err(error) => return Err(error),
+            };
             // A replica that cannot confirm a read may only be cut off from the leader by itself.
             at_leader = spec.level == ReadLevel::Lease || hint.is_some() || !at_leader;
         }
