@@ -44,6 +44,9 @@ pub trait SystemHandler: Send + Sync + 'static {
         request: wire::CreateReplicaRequest,
     ) -> BoxFuture<'static, Result<(), Status>>;
 
+    /// Revision of range 0 that this node's copy of the map shows.
+    fn map_revision(&self) -> u64;
+
     /// Hands over the leadership of a range this node leads.
     fn transfer_leadership(
         &self,
@@ -183,6 +186,7 @@ impl Peer for PeerService {
             wall_ms: link::wall_ms(&self.inner),
             reactors: u32::try_from(self.inner.reactors.len()).unwrap_or(1),
             node: Some(holdfast_wire::v1::Node { id: node_id, ..self.inner.description.clone() }),
+            map_revision: self.system.map_revision(),
         }))
     }
 

@@ -31,6 +31,8 @@ use crate::api::ApiError;
 
 /// How often a waiting caller looks whether its keyspace is there.
 const LOOK: Duration = Duration::from_millis(25);
+/// How long other nodes are waited for until they know of a change.
+const OTHERS_MAX: Duration = Duration::from_secs(2);
 /// A node gets this long to create its replicas, per attempt.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Attempts to win a compare-and-swap against other administrators.
@@ -46,6 +48,7 @@ impl System {
         let keyspace = self.decide_keyspace(&request, deadline).await?;
         loop {
             if self.map.peek().keyspaces.contains_key(&keyspace.name) {
+                self.await_others(deadline).await;
                 return Ok(keyspace);
             }
             if deadline.has_passed() {
@@ -159,7 +162,28 @@ impl System {
         while !deadline.has_passed() && self.map.peek().keyspaces.contains_key(name) {
             holdfast_runtime::sleep(LOOK).await;
         }
+        self.await_others(deadline).await;
         Ok(())
+    }
+
+    /// Waits until the map of every connected node shows what this node's does: whoever was told
+    /// that a keyspace exists must not hear from the next node that it does not. A node that is
+    /// slow is not waited for long.
+    async fn await_others(&self, deadline: Deadline) {
+        let map = self.map.load();
+        let connected = self.transport.connected();
+        let others = connected.iter().filter_map(|node| map.nodes.get(node));
+        let seen = others.map(async |node| {
+            let sees = async || {
+                let answer = self.transport.probe(&node.peer_address).await;
+                answer.is_ok_and(|answer| answer.map_revision >= map.revision.0)
+            };
+            while !sees().await {
+                holdfast_runtime::sleep(LOOK).await;
+            }
+        });
+        // Who is not there after that time hears of it later; that is no error.
+        let _ = deadline.min(Deadline::after(OTHERS_MAX)).limit(join_all(seen)).await;
     }
 
     async fn update_keyspace(

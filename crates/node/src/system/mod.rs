@@ -233,6 +233,10 @@ impl SystemHandler for Arc<System> {
         })
     }
 
+    fn map_revision(&self) -> u64 {
+        self.map.peek().revision.0
+    }
+
     fn transfer_leadership(
         &self,
         request: wire::TransferLeadershipRequest,

@@ -145,6 +145,10 @@ impl SystemHandler for Services {
         Box::pin(async { Ok(()) })
     }
 
+    fn map_revision(&self) -> u64 {
+        0
+    }
+
     fn transfer_leadership(
         &self,
         _: wire::TransferLeadershipRequest,
