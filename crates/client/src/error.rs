@@ -171,7 +171,9 @@ pub(crate) fn error_of_info(info: &ErrorInfo) -> Error {
         return Error::Unknown(message);
     }
     match info.code() {
-        ErrorCode::Invalid | ErrorCode::Malformed => Error::Invalid(message),
+        ErrorCode::Invalid | ErrorCode::Malformed | ErrorCode::DuplicateKey => {
+            Error::Invalid(message)
+        }
         ErrorCode::TooLarge => Error::TooLarge { message, bound: info.bound },
         ErrorCode::UnknownKeyspace => Error::UnknownKeyspace(message),
         ErrorCode::FailedPrecondition | ErrorCode::SessionStale | ErrorCode::SessionExpired => {

@@ -51,14 +51,33 @@ impl Default for Limits {
 
 /// A command that breaks a limit or a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: the limit is {limit}, given {given}")]
-pub struct Invalid {
-    /// What is wrong, with its unit.
-    pub what: &'static str,
-    /// The bound that was broken.
-    pub limit: u64,
-    /// What was given.
-    pub given: u64,
+pub enum Invalid {
+    /// A size, count or time over its limit.
+    #[error("{what}: at most {limit}, given {given}")]
+    TooLarge {
+        /// What is too large, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What was given.
+        given: u64,
+    },
+    /// A size, count or time below its limit.
+    #[error("{what}: at least {limit}, given {given}")]
+    TooSmall {
+        /// What is too small, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What was given.
+        given: u64,
+    },
+    /// A transaction writes a key more than once.
+    #[error("a transaction writes each key at most once")]
+    DuplicateKey,
+    /// A field is missing, or fields contradict each other.
+    #[error("{0}")]
+    Rule(&'static str),
 }
 
 type Checked = Result<(), Invalid>;
@@ -80,7 +99,7 @@ pub fn validate(command: &Command, limits: &Limits) -> Result<(), Invalid> {
     for item in &command.items {
         match &item.operation {
             Some(operation) => limits.operation(operation)?,
-            None => return broken("operation is missing", 1, 0),
+            None => return rule("an operation is missing"),
         }
     }
     Ok(())
@@ -91,17 +110,17 @@ fn session_tag(command: &Command, tag: &SessionTag) -> Checked {
     let mut last = None;
     for item in &command.items {
         if item.seq < tag.watermark {
-            return broken("number of an operation below the watermark", tag.watermark, item.seq);
+            return too_small("number of an operation", tag.watermark, item.seq);
         }
         if let Some(last) = last.filter(|last| item.seq <= *last) {
-            return broken("numbers of a command's operations must grow", last + 1, item.seq);
+            return too_small("number of an operation behind another", last + 1, item.seq);
         }
         last = Some(item.seq);
         if let Some(
             Operation::SessionOpen(_) | Operation::SessionKeepAlive(_) | Operation::SessionClose(_),
         ) = &item.operation
         {
-            return broken("operations on sessions inside a session", 0, 1);
+            return rule("an operation on sessions carries no session of its own");
         }
     }
     Ok(())
@@ -156,10 +175,10 @@ impl Limits {
     fn ttl(&self, ttl_ms: u64) -> Checked {
         let (min, max) = (millis(self.ttl_min), millis(self.ttl_max));
         if ttl_ms < min {
-            return broken("TTL in milliseconds, at least", min, ttl_ms);
+            return too_small("TTL in milliseconds", min, ttl_ms);
         }
         if ttl_ms > max {
-            return broken("TTL in milliseconds", max, ttl_ms);
+            return too_large("TTL in milliseconds", max, ttl_ms);
         }
         Ok(())
     }
@@ -173,7 +192,7 @@ impl Limits {
         self.value(&put.value)?;
         self.optional_ttl(put.ttl_ms)?;
         if put.ttl_ms != 0 && put.lease != 0 {
-            return broken("TTL and lease of one key", 1, 2);
+            return rule("a key lives by a TTL or by a lease, not by both");
         }
         Ok(())
     }
@@ -194,7 +213,7 @@ impl Limits {
         at_most("bytes of a key", self.key_bytes_max, start.len())?;
         at_most("bytes of a key", self.key_bytes_max, end.len())?;
         if !end.is_empty() && end <= start {
-            return broken("keys of an interval, at least", 1, 0);
+            return rule("an interval ends behind its start");
         }
         Ok(())
     }
@@ -203,10 +222,10 @@ impl Limits {
         lock(&acquire.name, &acquire.owner, 1)?;
         at_most("bytes of a lock's value", LOCK_VALUE_BYTES_MAX, acquire.value.len())?;
         match (acquire.ttl_ms, acquire.lease) {
-            (0, 0) => broken("a lock lives by a TTL or a lease", 1, 0),
+            (0, 0) => rule("a lock lives by a TTL or by a lease"),
             (0, _) => Ok(()),
             (ttl_ms, 0) => self.ttl(ttl_ms),
-            _ => broken("a lock lives by a TTL or a lease", 1, 2),
+            _ => rule("a lock lives by a TTL or by a lease, not by both"),
         }
     }
 
@@ -228,10 +247,10 @@ impl Limits {
                 self.interval(&compare.key, &compare.end)?;
             }
             match (&compare.target, Comparison::try_from(compare.comparison)) {
-                (None, _) => return broken("target of a compare is missing", 1, 0),
-                (_, Err(_)) => return broken("comparison is unknown", 3, 4),
+                (None, _) => return rule("the target of a compare is missing"),
+                (_, Err(_)) => return rule("the comparison is unknown"),
                 (Some(CompareTarget::Exists(_)), Ok(Comparison::Greater | Comparison::Less)) => {
-                    return broken("existence is only equal or not equal", 1, 2);
+                    return rule("existence is equal or not equal, nothing else");
                 }
                 _ => {}
             }
@@ -243,14 +262,14 @@ impl Limits {
     }
 
     fn step(&self, step: &TxnStep, depth: usize, operations: &mut usize) -> Checked {
-        const CONDITION: &str = "conditions inside a transaction";
+        const CONDITION: &str = "a transaction has compares instead of conditions";
         match &step.operation {
-            None => broken("operation is missing", 1, 0),
+            None => rule("an operation is missing"),
             Some(TxnOperation::Get(get)) => self.key(&get.key),
             Some(TxnOperation::Range(range)) => self.interval(&range.start, &range.end),
-            Some(TxnOperation::Put(put)) if put.condition.is_some() => broken(CONDITION, 0, 1),
+            Some(TxnOperation::Put(put)) if put.condition.is_some() => rule(CONDITION),
             Some(TxnOperation::Put(put)) => self.put(put),
-            Some(TxnOperation::Delete(d)) if d.condition.is_some() => broken(CONDITION, 0, 1),
+            Some(TxnOperation::Delete(d)) if d.condition.is_some() => rule(CONDITION),
             Some(TxnOperation::Delete(delete)) => self.key(&delete.key),
             Some(TxnOperation::DeleteRange(delete)) => self.interval(&delete.start, &delete.end),
             Some(TxnOperation::Increment(increment)) => self.increment(increment),
@@ -303,7 +322,7 @@ fn writes_of(steps: &[TxnStep]) -> Result<Vec<Write<'_>>, Invalid> {
             Some(TxnOperation::Get(_) | TxnOperation::Range(_)) | None => Vec::new(),
         };
         if added.iter().any(|a| writes.iter().any(|w| w.collides(a))) {
-            return broken("writes of one key in a transaction", 1, 2);
+            return Err(Invalid::DuplicateKey);
         }
         writes.extend(added);
     }
@@ -316,7 +335,7 @@ fn client(bytes: &Bytes) -> Checked {
 }
 
 fn lease(id: u64) -> Checked {
-    if id == 0 { broken("lease id, at least", 1, 0) } else { Ok(()) }
+    if id == 0 { rule("a lease id is not 0") } else { Ok(()) }
 }
 
 fn lock(name: &Bytes, owner: &Bytes, owner_bytes_min: usize) -> Checked {
@@ -327,15 +346,23 @@ fn lock(name: &Bytes, owner: &Bytes, owner_bytes_min: usize) -> Checked {
 }
 
 fn at_most(what: &'static str, limit: usize, given: usize) -> Checked {
-    if given <= limit { Ok(()) } else { broken(what, limit as u64, given as u64) }
+    if given <= limit { Ok(()) } else { too_large(what, limit as u64, given as u64) }
 }
 
 fn at_least(what: &'static str, limit: usize, given: usize) -> Checked {
-    if given >= limit { Ok(()) } else { broken(what, limit as u64, given as u64) }
+    if given >= limit { Ok(()) } else { too_small(what, limit as u64, given as u64) }
 }
 
-fn broken<T>(what: &'static str, limit: u64, given: u64) -> Result<T, Invalid> {
-    Err(Invalid { what, limit, given })
+fn too_large(what: &'static str, limit: u64, given: u64) -> Checked {
+    Err(Invalid::TooLarge { what, limit, given })
+}
+
+fn too_small(what: &'static str, limit: u64, given: u64) -> Checked {
+    Err(Invalid::TooSmall { what, limit, given })
+}
+
+fn rule(rule: &'static str) -> Checked {
+    Err(Invalid::Rule(rule))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -40,6 +40,9 @@ pub enum ApiError {
         /// What was given.
         given: u64,
     },
+    /// A transaction writes a key more than once.
+    #[error("a transaction writes each key at most once")]
+    DuplicateKey,
     /// No such keyspace.
     #[error("keyspace {0:?} does not exist")]
     UnknownKeyspace(String),
@@ -214,6 +217,15 @@ impl ApiError {
         }
     }
 
+    /// Whether it failed because time was up.
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Deadline(_) | Self::OutcomeUnknown { deadline: true, .. } => true,
+            Self::Forwarded(info) => info.deadline_passed,
+            _ => false,
+        }
+    }
+
     /// The typed detail as it travels.
     pub fn info(&self) -> ErrorInfo {
         if let Self::Forwarded(info) = self {
@@ -224,6 +236,7 @@ impl ApiError {
             message: self.to_string(),
             retryable: self.is_retryable(),
             outcome_unknown: self.is_unknown(),
+            deadline_passed: self.is_late(),
             bound: self.bound(),
             ..ErrorInfo::default()
         };
@@ -245,10 +258,8 @@ impl ApiError {
 
     /// The gRPC code this error travels under.
     pub fn grpc_code(&self) -> tonic::Code {
-        match self {
-            Self::OutcomeUnknown { deadline: true, .. } => tonic::Code::DeadlineExceeded,
-            other => ErrorInfo { code: other.code().into(), ..ErrorInfo::default() }.grpc_code(),
-        }
+        let (code, deadline_passed) = (self.code().into(), self.is_late());
+        ErrorInfo { code, deadline_passed, ..ErrorInfo::default() }.grpc_code()
     }
 
     fn code(&self) -> ErrorCode {
@@ -256,6 +267,7 @@ impl ApiError {
             Self::Malformed(_) => ErrorCode::Malformed,
             Self::Invalid(_) => ErrorCode::Invalid,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::DuplicateKey => ErrorCode::DuplicateKey,
             Self::UnknownKeyspace(_) => ErrorCode::UnknownKeyspace,
             Self::FailedPrecondition(_) => ErrorCode::FailedPrecondition,
             Self::AlreadyExists(_) => ErrorCode::AlreadyExists,
@@ -312,6 +324,7 @@ pub(crate) fn from_info(info: ErrorInfo) -> ApiError {
         ErrorCode::PermissionDenied => ApiError::PermissionDenied,
         ErrorCode::DiskFull => ApiError::DiskFull,
         ErrorCode::Behind => ApiError::Behind { revision: info.bound },
+        ErrorCode::DuplicateKey => ApiError::DuplicateKey,
         _ => ApiError::Forwarded(Box::new(info)),
     }
 }

@@ -30,9 +30,10 @@ pub trait ErrorInfoExt {
 impl ErrorInfoExt for ErrorInfo {
     fn grpc_code(&self) -> Code {
         match self.code() {
-            ErrorCode::Malformed | ErrorCode::Invalid | ErrorCode::TooLarge => {
-                Code::InvalidArgument
-            }
+            ErrorCode::Malformed
+            | ErrorCode::Invalid
+            | ErrorCode::TooLarge
+            | ErrorCode::DuplicateKey => Code::InvalidArgument,
             ErrorCode::UnknownKeyspace | ErrorCode::LeaseNotFound => Code::NotFound,
             ErrorCode::FailedPrecondition
             | ErrorCode::SessionExpired
@@ -50,6 +51,7 @@ impl ErrorInfoExt for ErrorInfo {
             | ErrorCode::NotReady => Code::Unavailable,
             ErrorCode::Unauthenticated => Code::Unauthenticated,
             ErrorCode::PermissionDenied => Code::PermissionDenied,
+            ErrorCode::OutcomeUnknown if self.deadline_passed => Code::DeadlineExceeded,
             ErrorCode::OutcomeUnknown => Code::Aborted,
             ErrorCode::Deadline => Code::DeadlineExceeded,
             ErrorCode::Unimplemented => Code::Unimplemented,

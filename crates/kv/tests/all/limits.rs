@@ -12,7 +12,7 @@ fn check(operation: impl Into<Operation>) -> Result<(), Invalid> {
 #[track_caller]
 fn refused(operation: impl Into<Operation>, what: &str) {
     let invalid = check(operation).expect_err("accepted");
-    assert!(invalid.what.contains(what), "{invalid}");
+    assert!(invalid.to_string().contains(what), "{invalid}");
 }
 
 #[track_caller]
@@ -37,7 +37,7 @@ fn keys_values_and_ttls_have_bounds() {
     let ten_years_ms = 10 * 365 * 24 * 3_600 * 1_000;
     accepted(Put { ttl_ms: ten_years_ms, ..put(1, 1) });
     refused(Put { ttl_ms: ten_years_ms + 1, ..put(1, 1) }, "TTL");
-    refused(Put { ttl_ms: 1_000, lease: 1, ..put(1, 1) }, "TTL and lease");
+    refused(Put { ttl_ms: 1_000, lease: 1, ..put(1, 1) }, "by a TTL or by a lease");
     let condition = Some(Condition::IfValue(vec![0; (10 << 20) + 1].into()));
     refused(Delete { key: "k".into(), condition, ..Delete::default() }, "bytes of a value");
     refused(Increment::default(), "bytes of a key");
@@ -62,29 +62,31 @@ fn batches_and_requests_have_bounds() {
     let limits = Limits::default();
     let batch = |count| Command::batch((0..count).map(|_| Operation::Put(put(1, 1))));
     assert_eq!(validate(&batch(1_000), &limits), Ok(()));
-    let most = Invalid { what: "operations of a command", limit: 1_000, given: 1_001 };
+    let most = Invalid::TooLarge { what: "operations of a command", limit: 1_000, given: 1_001 };
     assert_eq!(validate(&batch(1_001), &limits), Err(most));
-    let least = Invalid { what: "operations of a command", limit: 1, given: 0 };
+    let least = Invalid::TooSmall { what: "operations of a command", limit: 1, given: 0 };
     assert_eq!(validate(&batch(0), &limits), Err(least));
     let heavy = Command::batch((0..2).map(|_| Operation::Put(put(1, 9 << 20))));
-    assert_eq!(validate(&heavy, &limits).expect_err("accepted").what, "bytes of a command");
+    let error = validate(&heavy, &limits).expect_err("accepted");
+    assert!(error.to_string().starts_with("bytes of a command: at most"), "{error}");
     let empty = Command { items: vec![Item::default()], ..Command::default() };
-    assert_eq!(validate(&empty, &limits).expect_err("accepted").what, "operation is missing");
+    assert_eq!(validate(&empty, &limits), Err(Invalid::Rule("an operation is missing")));
 }
 
 #[test]
 fn numbers_of_a_session_must_grow_from_the_watermark() {
     let limits = Limits::default();
     let command = || Command::batch([Operation::Put(put(1, 1)), Operation::Put(put(1, 1))]);
-    let check = |command: &Command| validate(command, &limits).map_err(|invalid| invalid.what);
+    let check =
+        |command: &Command| validate(command, &limits).map_err(|invalid| invalid.to_string());
     assert_eq!(check(&command().in_session(ClientId(1), 4, 4)), Ok(()));
     assert!(check(&command().in_session(ClientId(1), 5, 4)).is_err());
     let mut twice = command().in_session(ClientId(1), 1, 4);
     twice.items[1].seq = 4;
-    assert!(check(&twice).unwrap_err().contains("must grow"));
+    assert!(check(&twice).unwrap_err().contains("behind another: at least 5, given 4"));
     let mut short = command().in_session(ClientId(1), 1, 4);
     short.session = Some(SessionTag { client: "short".into(), watermark: 1 });
-    assert_eq!(check(&short), Err("bytes of a client id"));
+    assert!(check(&short).unwrap_err().contains("bytes of a client id: at least 16, given 5"));
     let open = Command::single(SessionOpen { client: vec![1; 16].into() });
     assert!(check(&open.in_session(ClientId(1), 1, 1)).unwrap_err().contains("sessions"));
     refused(SessionOpen { client: vec![1; 15].into() }, "client id");
@@ -106,8 +108,8 @@ fn leases_and_locks_have_bounds() {
     };
     accepted(lock.clone());
     accepted(LockAcquire { ttl_ms: 0, lease: 1, ..lock.clone() });
-    refused(LockAcquire { ttl_ms: 0, ..lock.clone() }, "TTL or a lease");
-    refused(LockAcquire { lease: 1, ..lock.clone() }, "TTL or a lease");
+    refused(LockAcquire { ttl_ms: 0, ..lock.clone() }, "TTL or by a lease");
+    refused(LockAcquire { lease: 1, ..lock.clone() }, "TTL or by a lease");
     refused(LockAcquire { ttl_ms: 1, ..lock.clone() }, "TTL");
     refused(LockAcquire { name: Bytes::new(), ..lock.clone() }, "lock's name");
     refused(LockAcquire { name: vec![0; 256].into(), ..lock.clone() }, "lock's name");
@@ -138,7 +140,7 @@ fn remove(start: &'static str, end: &'static str) -> TxnOperation {
 
 #[test]
 fn a_transaction_writes_a_key_at_most_once() {
-    let twice = "writes of one key";
+    let twice = "each key at most once";
     accepted(in_txn(vec![store("a"), store("b"), remove("c", "d")]));
     refused(in_txn(vec![store("a"), store("a")]), twice);
     refused(in_txn(vec![store("a"), remove("a", "b")]), twice);

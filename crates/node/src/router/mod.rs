@@ -245,9 +245,13 @@ fn no_range(map: &ClusterMap, error: MapError) -> ApiError {
 
 /// A broken rule of an operation, as the caller reads it.
 fn invalid(invalid: kv::Invalid) -> ApiError {
-    let kv::Invalid { what, limit, given } = invalid;
-    if given > limit {
-        return ApiError::TooLarge { what: what.into(), limit, given };
+    match invalid {
+        kv::Invalid::TooLarge { what, limit, given } => {
+            ApiError::TooLarge { what: what.into(), limit, given }
+        }
+        kv::Invalid::DuplicateKey => ApiError::DuplicateKey,
+        kv::Invalid::TooSmall { .. } | kv::Invalid::Rule(_) => {
+            ApiError::Invalid(invalid.to_string())
+        }
     }
-    ApiError::Invalid(format!("{what}: at least {limit}, given {given}"))
 }

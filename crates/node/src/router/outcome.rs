@@ -44,8 +44,8 @@ pub(crate) fn refused(refusal: &kv::Refusal) -> ApiError {
         R::LockNotHeld => ApiError::LockNotHeld,
         R::Compacted { oldest } => ApiError::Compacted { oldest: oldest.0 },
         R::FutureRevision { newest } => ApiError::FutureRevision { newest: newest.0 },
+        R::DuplicateKey => ApiError::DuplicateKey,
         R::SessionPayload
-        | R::DuplicateKey
         | R::TooManyKeys { .. }
         | R::ResultTooLarge { .. }
         | R::Malformed { .. } => ApiError::Invalid(text),
@@ -368,6 +368,18 @@ mod tests {
             let there = from_message(to_message(Err(here.clone()))).unwrap_err();
             assert_eq!(there.info(), here.info());
             assert_eq!(there.is_elsewhere(), here.is_elsewhere());
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_for_want_of_time_stays_one_between_nodes() {
+        for (deadline, code) in
+            [(true, tonic::Code::DeadlineExceeded), (false, tonic::Code::Aborted)]
+        {
+            let here = ApiError::OutcomeUnknown { reason: "no answer".into(), deadline };
+            let there = from_message(to_message(Err(here))).unwrap_err();
+            assert!(there.is_unknown());
+            assert_eq!((there.grpc_code(), there.status().code()), (code, code));
         }
     }
 

@@ -187,7 +187,7 @@ impl Gateway {
                     "{} keys were deleted, then a range failed: {error}",
                     deleted.count
                 ),
-                deadline: false,
+                deadline: error.is_late(),
             }),
         }
     }

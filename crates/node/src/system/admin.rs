@@ -75,10 +75,10 @@ impl System {
         };
         let call = client.transfer_leadership(request);
         let answer = holdfast_runtime::timeout(TRANSFER_TIMEOUT, call).await;
-        let unknown = |reason: String| ApiError::OutcomeUnknown { reason, deadline: false };
+        let unknown = |reason: String, deadline| ApiError::OutcomeUnknown { reason, deadline };
         let answer = answer
-            .map_err(|_| unknown(format!("{leader} does not answer")))?
-            .map_err(|status| unknown(status.message().to_owned()))?
+            .map_err(|_| unknown(format!("{leader} does not answer"), true))?
+            .map_err(|status| unknown(status.message().to_owned(), false))?
             .into_inner();
         match answer.error {
             Some(error) => Err(from_info(error)),
