@@ -112,8 +112,8 @@ impl WatchBuilder {
     /// Starts the watch: every change after this has returned will be seen.
     ///
     /// # Errors
-    /// [`Error::Compacted`], [`Error::FutureRevision`] for where it should begin (said here, or by
-    /// the first [`Watch::next`]); [`Error::Deadline`]; otherwise what the request is at fault for.
+    /// [`Error::Compacted`] for where it should begin (said here, or by the first [`Watch::next`]);
+    /// [`Error::Deadline`]; otherwise what the request is at fault for.
     pub async fn start(self) -> Result<Watch, Error> {
         check_deadline(self.client.deadline)?;
         let Self { client, mut create, progress } = self;

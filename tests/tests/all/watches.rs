@@ -157,6 +157,35 @@ fn a_watch_from_an_old_revision_tells_what_was_and_goes_on_with_what_is() {
 }
 
 #[test]
+fn a_watch_from_a_revision_of_the_future_is_silent_until_the_range_has_reached_it() {
+    shared(async |cluster| {
+        let admin = cluster.client().await?;
+        // With one copy only, two of the three nodes follow the range through the third.
+        for copies in [3, 1] {
+            let name = format!("watches-ahead-{copies}");
+            admin.cluster().create_keyspace(&name, 1, copies, None).await?;
+            let before = write(admin.keyspace(&name), "k", 3).await?;
+            let from = Revision(before[2].2 + 6);
+            let mut watches = Vec::new();
+            for endpoint in cluster.endpoints() {
+                let client = Client::connect([endpoint]).await?.keyspace(&name);
+                watches.push(client.watch_prefix("k").from_revision(from).start().await?);
+            }
+            let mut after = write(admin.keyspace(&name), "k", 10).await?;
+            after.retain(|(_, _, revision)| *revision >= from.0);
+            ensure!(after.len() == 5, "{after:?}");
+            admin.keyspace(&name).put("k-last", "x").await?;
+            for (i, watch) in watches.iter_mut().enumerate() {
+                let mut told = told(&collect(watch, "k-last").await?);
+                told.pop();
+                ensure!(told == after, "node {}: told {told:?}\nwritten {after:?}", i + 1);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_watch_goes_on_across_the_death_of_leaders_without_a_gap_or_a_duplicate() {
     scenario(Options::nodes(3), async |cluster| {
         let client = cluster.client().await?.with_deadline(Duration::from_secs(30))?;
