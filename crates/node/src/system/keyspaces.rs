@@ -149,7 +149,7 @@ impl System {
         Ok(record.keyspace.unwrap_or_default())
     }
 
-    /// Marks a keyspace as dropped; nobody finds it from then on.
+    /// Marks a keyspace as dropped, and waits until its name is free and nobody finds it.
     pub(super) async fn drop_keyspace_now(
         &self,
         name: &str,
@@ -158,12 +158,30 @@ impl System {
         if name == SYSTEM_KEYSPACE {
             return Err(ApiError::FailedPrecondition("range 0 cannot be dropped".into()));
         }
-        self.update_keyspace(name, deadline, |record| record.dropping = true).await?;
-        while !deadline.has_passed() && self.map.peek().keyspaces.contains_key(name) {
+        let dropped = self.update_keyspace(name, deadline, |record| record.dropping = true).await?;
+        let id = dropped.keyspace.unwrap_or_default().id;
+        while self.is_known(name, id, deadline).await? {
+            if deadline.has_passed() {
+                let reason = format!("keyspace {name:?} is still being dropped");
+                return Err(ApiError::OutcomeUnknown { reason, deadline: true });
+            }
             holdfast_runtime::sleep(LOOK).await;
         }
         self.await_others(deadline).await;
         Ok(())
+    }
+
+    /// Whether range 0, or this node's copy of it, names keyspace `id`; another one may have the
+    /// name by now.
+    async fn is_known(&self, name: &str, id: u64, deadline: Deadline) -> Result<bool, ApiError> {
+        if self.map.peek().keyspaces.get(name).is_some_and(|keyspace| keyspace.id.0 == id) {
+            return Ok(true);
+        }
+        let Some(entry) = self.store()?.get(layout::keyspace_key(name), deadline).await? else {
+            return Ok(false);
+        };
+        let record = decode::<KeyspaceRecord>(&entry.value)?;
+        Ok(record.keyspace.is_some_and(|keyspace| keyspace.id == id))
     }
 
     /// Waits until the map of every connected node shows what this node's does: whoever was told
