@@ -66,6 +66,12 @@ fn a_local_cluster_is_started_broken_mended_and_wiped() {
         ensure!(local.pids()?.len() == 2, "a killed node has a process");
         ensure!(cli.run("-o raw get k")?.expect_code(0)?.stdout == b"v", "lost with one node");
         local.run("start 2")?.expect_code(0)?;
+        for node in 1..=3 {
+            // Whoever was told that it is dead can start it again at once.
+            local.run(&format!("kill {node}"))?.expect_code(0)?;
+            local.run(&format!("start {node}"))?.expect_code(0)?;
+        }
+        local.run("start")?.expect_code(0)?;
         local.run("pause 1")?.expect_code(0)?;
         cli.run("put k w")?.expect_code(0)?;
         local.run("resume 1")?.expect_code(0)?;

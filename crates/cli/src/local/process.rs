@@ -27,9 +27,23 @@ impl fmt::Display for Recorded {
 
 /// The fields of `/proc/PID/stat` after the command name, state first.
 fn stat_fields(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    fields_of(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn fields_of(stat: &Path) -> Option<Vec<String>> {
+    let text = fs::read_to_string(stat).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Whether a thread of the process has not ended. A killed process is a zombie as soon as its first
+/// thread is one, while others still hold its ports and files.
+fn has_living_thread(pid: i32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let fields = fields_of(&thread.path().join("stat"));
+        fields.is_some_and(|f| f.first().is_some_and(|state| state != "Z" && state != "X"))
+    })
 }
 
 /// Processor seconds (user and system) the process has used since it began.
@@ -65,10 +79,8 @@ impl Recorded {
 
     /// Whether exactly this process still runs (a zombie does not).
     pub fn is_alive(self) -> bool {
-        stat_fields(self.pid).is_some_and(|fields| {
-            fields.first().is_some_and(|state| state != "Z" && state != "X")
-                && fields.get(19).and_then(|s| s.parse().ok()) == Some(self.start)
-        })
+        let start = stat_fields(self.pid).and_then(|fields| fields.get(19)?.parse().ok());
+        start == Some(self.start) && has_living_thread(self.pid)
     }
 
     /// Whether it is stopped by a signal.
