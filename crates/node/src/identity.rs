@@ -6,6 +6,7 @@
 //! Invariants:
 //! * The boot counter on disk is raised before anything is said to a peer.
 //! * What a peer is refused for is remembered on disk before it was accepted.
+//! * What is remembered of a node only grows: by meeting it, or by hearing of it.
 //! Source: `sealed` draws the file.
 
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use holdfast_wire::system::v1::{Identity as Record, KnownNode};
 use parking_lot::Mutex;
 
 use crate::sealed::{self, Kind, SealedError};
+
+/// Nodes that a peer may have heard of and are taken over at once.
+const HEARD_MAX: usize = 4_096;
 
 /// A peer as it introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,16 @@ pub enum IdentityError {
     /// What must be remembered cannot be written.
     #[error("identity cannot be stored: {0}")]
     Storage(String),
+}
+
+impl IdentityError {
+    /// The node that must not take part, where that is what the error says.
+    pub fn refuses(&self) -> Option<NodeId> {
+        match self {
+            Self::Wiped(node) | Self::RolledBack { node, .. } => Some(*node),
+            Self::Taken(_) | Self::Storage(_) => None,
+        }
+    }
 }
 
 /// The identity of a data directory; shared by everything that speaks for the node.
@@ -135,46 +149,72 @@ impl Identity {
         self.save(&mut record, next)
     }
 
-    /// Checks a peer against what is remembered of it, and remembers it durably if that changed.
-    /// Blocks for a sync when it did.
+    /// Checks a peer, and this node itself by what the peer has `heard`, against what is known of
+    /// them; remembers the peer, and the starts of others it has heard of, durably if that changed
+    /// anything. Blocks for a sync when it did.
     ///
     /// # Errors
-    /// [`IdentityError`]: do not speak to it.
-    pub fn meet(&self, peer: &Introduction) -> Result<(), IdentityError> {
+    /// [`IdentityError`]: do not speak to it. Where [`IdentityError::refuses`] names this node, it
+    /// is this node that must not speak to anybody.
+    pub fn meet(&self, peer: &Introduction, heard: &[KnownNode]) -> Result<(), IdentityError> {
         let mut record = self.record.lock();
-        let store = peer.store.to_bytes();
-        let known = record.known.iter().position(|k| k.node_id == peer.node.0);
+        let own = heard.iter().find(|k| k.node_id == record.node_id && k.node_id != 0);
+        if let Some(own) = own {
+            check(own, &self.latest(&record))?;
+        }
         let fresh = KnownNode {
             node_id: peer.node.0,
-            store_id: store.to_vec().into(),
+            store_id: peer.store.to_bytes().to_vec().into(),
             boot_counter: peer.boot_counter,
             boot_id: peer.boot_id,
             peer_address: peer.peer_address.clone(),
         };
-        let old = known.and_then(|i| record.known.get(i));
-        if let Some(old) = old {
-            if old.store_id != store.as_slice() {
-                return Err(IdentityError::Wiped(peer.node));
-            }
-            let is_other_start = peer.boot_id != old.boot_id;
-            if peer.boot_counter < old.boot_counter
-                || (peer.boot_counter == old.boot_counter && is_other_start)
-            {
-                return Err(IdentityError::RolledBack {
-                    node: peer.node,
-                    given: peer.boot_counter,
-                    known: old.boot_counter,
-                });
-            }
-            if *old == fresh {
-                return Ok(());
-            }
-        }
         let mut next = record.clone();
-        match known.and_then(|i| next.known.get_mut(i)) {
-            Some(old) => *old = fresh,
+        match next.known.iter_mut().find(|k| k.node_id == fresh.node_id) {
+            Some(old) => {
+                check(old, &fresh)?;
+                *old = fresh;
+            }
             None => next.known.push(fresh),
         }
+        let others = heard.iter().take(HEARD_MAX);
+        let others = others.filter(|k| ![0, record.node_id, peer.node.0].contains(&k.node_id));
+        others.for_each(|other| hear(&mut next.known, other));
+        if next == *record {
+            return Ok(());
+        }
+        self.save(&mut record, next)
+    }
+
+    /// This start, as others remember it.
+    fn latest(&self, record: &Record) -> KnownNode {
+        KnownNode {
+            node_id: record.node_id,
+            store_id: record.store_id.clone(),
+            boot_counter: record.boot_counter,
+            boot_id: self.boot_id,
+            peer_address: String::new(),
+        }
+    }
+
+    /// The latest start of every node met or heard of.
+    pub fn known(&self) -> Vec<KnownNode> {
+        self.record.lock().known.clone()
+    }
+
+    /// Why this directory must not be used any more, if another node has said so.
+    pub fn refusal(&self) -> Option<String> {
+        let refusal = self.record.lock().refusal.clone();
+        (!refusal.is_empty()).then_some(refusal)
+    }
+
+    /// Remembers, durably, that this directory must not be used any more. Blocks for a sync.
+    ///
+    /// # Errors
+    /// [`IdentityError::Storage`]: the next start has to be told again.
+    pub fn refuse(&self, reason: &str) -> Result<(), IdentityError> {
+        let mut record = self.record.lock();
+        let next = Record { refusal: reason.to_owned(), ..record.clone() };
         self.save(&mut record, next)
     }
 
@@ -196,6 +236,32 @@ impl Identity {
             .map_err(|e| IdentityError::Storage(e.to_string()))?;
         *record = next;
         Ok(())
+    }
+}
+
+/// Checks the start `now` of a node against what is known of it.
+fn check(known: &KnownNode, now: &KnownNode) -> Result<(), IdentityError> {
+    let node = NodeId(now.node_id);
+    if known.store_id != now.store_id {
+        return Err(IdentityError::Wiped(node));
+    }
+    // Two starts with one counter: the disk was rolled back by one.
+    let is_twin = now.boot_counter == known.boot_counter && now.boot_id != known.boot_id;
+    if now.boot_counter < known.boot_counter || is_twin {
+        let (given, known) = (now.boot_counter, known.boot_counter);
+        return Err(IdentityError::RolledBack { node, given, known });
+    }
+    Ok(())
+}
+
+/// Takes over what a peer has heard of a third node, if it is later than what is known.
+fn hear(known: &mut Vec<KnownNode>, other: &KnownNode) {
+    match known.iter_mut().find(|k| k.node_id == other.node_id) {
+        Some(old) if old.store_id == other.store_id && old.boot_counter < other.boot_counter => {
+            (old.boot_counter, old.boot_id) = (other.boot_counter, other.boot_id);
+        }
+        Some(_) => {}
+        None => known.push(other.clone()),
     }
 }
 
@@ -245,18 +311,57 @@ mod tests {
     #[test]
     fn a_wiped_or_rolled_back_peer_is_refused_also_after_a_restart() {
         let disk = Arc::new(SimDisk::new());
-        open(&disk, 1).meet(&peer(8, 4)).unwrap();
+        open(&disk, 1).meet(&peer(8, 4), &[]).unwrap();
         let identity = open(&disk, 2);
-        assert_eq!(identity.meet(&peer(9, 5)), Err(IdentityError::Wiped(NodeId(2))));
+        assert_eq!(identity.meet(&peer(9, 5), &[]), Err(IdentityError::Wiped(NodeId(2))));
         let refusal = IdentityError::RolledBack { node: NodeId(2), given: 3, known: 4 };
-        assert_eq!(identity.meet(&peer(8, 3)), Err(refusal));
-        identity.meet(&peer(8, 4)).unwrap();
+        assert_eq!(identity.meet(&peer(8, 3), &[]), Err(refusal));
+        identity.meet(&peer(8, 4), &[]).unwrap();
         // Its fourth start, a second time: the disk is from before the first fourth one.
         let again = Introduction { boot_id: 7, ..peer(8, 4) };
         let refusal = IdentityError::RolledBack { node: NodeId(2), given: 4, known: 4 };
-        assert_eq!(identity.meet(&again), Err(refusal));
+        assert_eq!(identity.meet(&again, &[]), Err(refusal));
         assert!(!identity.knows(NodeId(2), &StoreId(8).to_bytes(), 7));
-        identity.meet(&peer(8, 6)).unwrap();
-        assert!(identity.meet(&peer(8, 5)).is_err());
+        identity.meet(&peer(8, 6), &[]).unwrap();
+        assert!(identity.meet(&peer(8, 5), &[]).is_err());
+    }
+
+    fn heard(node: u64, store: u128, boot_counter: u64, boot_id: u64) -> KnownNode {
+        let store_id = StoreId(store).to_bytes().to_vec().into();
+        KnownNode { node_id: node, store_id, boot_counter, boot_id, peer_address: String::new() }
+    }
+
+    #[test]
+    fn a_start_heard_of_from_a_third_node_refuses_an_earlier_one_and_never_goes_back() {
+        let disk = Arc::new(SimDisk::new());
+        let identity = open(&disk, 1);
+        identity.join(ClusterId(5), NodeId(1)).unwrap();
+        let third = Introduction { node: NodeId(3), ..peer(30, 1) };
+        identity.meet(&third, &[heard(2, 8, 6, 106)]).unwrap();
+        identity.meet(&third, &[heard(2, 8, 2, 102), heard(2, 9, 9, 109)]).unwrap();
+        let identity = open(&disk, 2);
+        let refusal = IdentityError::RolledBack { node: NodeId(2), given: 5, known: 6 };
+        assert_eq!(identity.meet(&peer(8, 5), &[]), Err(refusal));
+        identity.meet(&peer(8, 6), &[]).unwrap();
+        assert_eq!(identity.meet(&peer(9, 7), &[]), Err(IdentityError::Wiped(NodeId(2))));
+    }
+
+    #[test]
+    fn a_node_that_hears_of_a_later_start_of_its_own_is_refused_for_ever() {
+        let disk = Arc::new(SimDisk::new());
+        let identity = open(&disk, 1);
+        identity.join(ClusterId(5), NodeId(1)).unwrap();
+        let store = identity.store().0;
+        let own = heard(1, store, identity.boot_counter(), identity.boot_id());
+        identity.meet(&peer(8, 1), std::slice::from_ref(&own)).unwrap();
+        identity.meet(&peer(8, 1), &[heard(1, store, 0, 7)]).unwrap();
+        for (counter, boot_id) in [(1, 7), (2, 7)] {
+            let error = identity.meet(&peer(8, 1), &[heard(1, store, counter, boot_id)]);
+            let error = error.unwrap_err();
+            assert_eq!(error.refuses(), Some(NodeId(1)), "{error}");
+        }
+        assert_eq!(identity.refusal(), None);
+        identity.refuse("n2 refuses this node").unwrap();
+        assert_eq!(open(&disk, 2).refusal().as_deref(), Some("n2 refuses this node"));
     }
 }

@@ -185,6 +185,7 @@ mod tests {
                 boot_id: 5,
                 peer_address: "127.0.0.1:7411".into(),
             }],
+            refusal: String::new(),
         }
     }
 

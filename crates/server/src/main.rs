@@ -214,7 +214,10 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
         version = env!("CARGO_PKG_VERSION"),
         "serving"
     );
-    wanted(&mut term, &mut int).await;
+    tokio::select! {
+        () = wanted(&mut term, &mut int) => {}
+        reason = node.refused() => anyhow::bail!(reason),
+    }
     let drained = async {
         node.shutdown(patience).await;
         // The HTTP port answers until the end, so that a balancer sees the draining.

@@ -1,5 +1,6 @@
 //! How clusters come to be, and who may not join them.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -51,14 +52,19 @@ async fn says(cluster: &mut Cluster, i: usize, words: &[&str]) -> Result<()> {
     said.await
 }
 
-/// Node `i` must take part in nothing.
+/// Node `i`, which runs, must take part in nothing.
 async fn takes_no_part(cluster: &mut Cluster, i: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
-    if cluster.node_mut(i).is_running()
-        && let Ok(status) = cluster.status(i).await
-    {
-        ensure!(status.state != "serving", "node {i} serves");
-        ensure!(status.replicas.is_empty(), "node {i} hosts {:?}", status.replicas);
+    for other in (1..=cluster.size()).filter(|other| *other != i) {
+        let connected = cluster.status(other).await?.connected_node_ids;
+        ensure!(connected.len() == cluster.size() - 2, "node {other} speaks to {connected:?}");
+    }
+    let status = cluster.status(i).await?;
+    ensure!(status.state == "empty", "node {i} is {}", status.state);
+    ensure!(status.replicas.is_empty(), "node {i} hosts {:?}", status.replicas);
+    for line in ["put k outside", "get k", "get k --read follower"] {
+        let direct = cluster.cli_at(i).run(&format!("--direct --timeout 1s {line}"))?;
+        ensure!(direct.code == 3, "node {i} answered: {direct:?}");
     }
     Ok(())
 }
@@ -71,13 +77,89 @@ fn a_wiped_node_is_refused_under_its_old_id_and_cannot_found_a_second_cluster() 
         std::fs::remove_dir_all(cluster.node(2).data())?;
         says(cluster, 2, &["data is lost"]).await?;
         takes_no_part(cluster, 2).await?;
-        if cluster.node_mut(2).is_running() {
-            let peers = vec![cluster.node(2).peer.clone()];
-            let request = InitRequest { peer_addresses: peers, replication_factor: 0 };
-            let answer = cluster.rpc(2).await?.cluster().init(request).await;
-            ensure!(answer.is_err(), "it founded a cluster of its own");
-        }
+        let peers = vec![cluster.node(2).peer.clone()];
+        let request = InitRequest { peer_addresses: peers, replication_factor: 0 };
+        let answer = cluster.rpc(2).await?.cluster().init(request).await;
+        ensure!(answer.is_err(), "it founded a cluster of its own");
         let answer = cluster.cli().run("-o raw get k")?.expect_code(0)?;
+        ensure!(answer.stdout == b"v", "{answer:?}");
+        Ok(())
+    });
+}
+
+/// Replaces the directory `to` by a copy of `from`.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(copied.success(), "copying {}", from.display());
+    Ok(())
+}
+
+/// Starts node `i`, which must end with code 1 because its disk was rolled back, before it has
+/// exchanged anything with anybody.
+async fn is_refused(cluster: &mut Cluster, i: usize) -> Result<()> {
+    let log_before = cluster.node(i).log().len();
+    cluster.node_mut(i).start()?;
+    let status = cluster.node_mut(i).ended(Duration::from_secs(20)).await?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    let log = cluster.node(i).log().split_off(log_before);
+    ensure!(log.contains("rolled back"), "it does not say why it ended");
+    for sign in ["connected", "serving"] {
+        ensure!(!log.contains(sign), "it took part: {sign}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_disk_was_rolled_back_is_refused_for_ever() {
+    scenario(Options::nodes(3), async |cluster| {
+        cluster.node_mut(2).stop().await?;
+        let (data, old) = (cluster.node(2).data(), cluster.node(2).folder().join("old"));
+        copy(&data, &old)?;
+        cluster.node_mut(2).start()?;
+        cluster.answers(2).await?;
+        cluster.healthy().await?;
+        cluster.cli().run("put k v")?.expect_code(0)?;
+        cluster.node_mut(2).kill()?;
+        copy(&old, &data)?;
+        is_refused(cluster, 2).await?;
+        // Once is enough: it needs nobody's word for the second time.
+        for i in [1, 3] {
+            cluster.node_mut(i).kill()?;
+        }
+        is_refused(cluster, 2).await?;
+        for i in [1, 3] {
+            cluster.node_mut(i).start()?;
+        }
+        let answer = cluster.cli().run("--timeout 20s -o raw get k")?.expect_code(0)?;
+        ensure!(answer.stdout == b"v", "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_rolled_back_node_is_refused_by_one_that_only_heard_of_its_latest_start() {
+    scenario(Options::nodes(3), async |cluster| {
+        cluster.node_mut(2).stop().await?;
+        let (data, old) = (cluster.node(2).data(), cluster.node(2).folder().join("old"));
+        copy(&data, &old)?;
+        // Only node 1 is there when node 2 starts again and acknowledges a write.
+        cluster.node_mut(3).kill()?;
+        cluster.node_mut(2).start()?;
+        cluster.cli().run("--timeout 20s put k v")?.expect_code(0)?;
+        cluster.node_mut(2).kill()?;
+        cluster.node_mut(3).start()?;
+        cluster.cli().run("--timeout 20s put other v")?.expect_code(0)?;
+        // Now only node 3 is there, and has itself been started again since.
+        cluster.node_mut(1).kill()?;
+        cluster.node_mut(3).kill()?;
+        cluster.node_mut(3).start()?;
+        copy(&old, &data)?;
+        is_refused(cluster, 2).await?;
+        cluster.node_mut(1).start()?;
+        let answer = cluster.cli().run("--timeout 20s -o raw get k")?.expect_code(0)?;
         ensure!(answer.stdout == b"v", "{answer:?}");
         Ok(())
     });

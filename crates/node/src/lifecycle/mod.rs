@@ -6,10 +6,12 @@
 //! Invariants:
 //! * Addresses are bound before the data is opened: a taken port costs nothing.
 //! * Nothing is said to peers before the boot counter on disk was raised.
+//! * The node takes part in nothing before the others had their say about it.
 //! * When `shutdown` returns, no task of the node runs and the journal is drained.
 
 mod accept;
 mod data_dir;
+mod standing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -75,6 +77,10 @@ pub enum StartError {
         /// The refusal; usually another process holds the port.
         source: std::io::Error,
     },
+    /// Another node knows that this directory is not what it was: lost, or rolled back. Remove it
+    /// and let the node join as a new one.
+    #[error("{0}")]
+    Refused(String),
     /// `--single` does not fit the data or the configuration.
     #[error("--single: {0}")]
     Single(String),
@@ -97,6 +103,7 @@ pub struct World {
 /// A running node.
 pub struct Node {
     config: Config,
+    identity: Arc<Identity>,
     system: Arc<System>,
     registry: Registry,
     transport: Transport,
@@ -286,6 +293,9 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
     let doors = world.doors.clone();
     let lock = DataDir::open(&*doors.disk, &data_dir)?;
     let identity = Identity::open(doors.disk.clone(), &*doors.entropy, data_dir.clone())?;
+    if let Some(reason) = identity.refusal() {
+        return Err(StartError::Refused(reason));
+    }
     let identity = Arc::new(identity);
     let map = load_map(&doors, &data_dir, &identity)?;
     if single {
@@ -375,6 +385,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
     let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);
     let Ground { config, lock, identity, reactors, pool, places, client, peer, .. } = ground;
     let node = Node {
+        identity,
         system,
         registry,
         transport,
@@ -389,9 +400,9 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         _data_dir: lock,
         config,
     };
-    node.serve(client, peer, places)?;
+    node.serve(client, peer, places).await?;
     if single {
-        node.found_single(&identity).await?;
+        node.found_single().await?;
     }
     Ok(node)
 }
@@ -473,7 +484,7 @@ fn gateway(
 }
 
 impl Node {
-    fn serve(
+    async fn serve(
         &self,
         client: Arc<dyn Listener>,
         peer: Arc<dyn Listener>,
@@ -485,6 +496,7 @@ impl Node {
             Arc::new(self.gateway.clone()),
         );
         service.serve(peer, &self.tasks);
+        self.introduce().await?;
         self.system.start(Arc::new(self.gateway.clone()), &self.tasks);
         self.tasks.spawn(self.registry.clone().tend(self.tasks.stop_wish()));
         let space =
@@ -509,8 +521,8 @@ impl Node {
         Ok(())
     }
 
-    async fn found_single(&self, identity: &Identity) -> Result<(), StartError> {
-        if identity.membership().is_some() {
+    async fn found_single(&self) -> Result<(), StartError> {
+        if self.identity.membership().is_some() {
             return Ok(());
         }
         let founding = self.system.found_alone(Deadline::after(SINGLE_TIMEOUT));

@@ -5,21 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use holdfast_model::{ClusterId, NodeId, StoreId};
+use holdfast_model::NodeId;
 use holdfast_replica::PeerError;
 use holdfast_wire::peer::v1::hello::Class;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
-use holdfast_wire::peer::v1::{Frame, HandshakeRequest, HandshakeResponse, Hello};
+use holdfast_wire::peer::v1::{Frame, Hello};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 use super::conn::Conn;
+use super::introduce::shake;
 use super::transport::Inner;
-use crate::identity::Introduction;
 
-/// Version of everything in `holdfast.peer.v1`; nodes of different versions do not talk.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// Wait before the second attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 /// Nodes that start or are founded together miss each other a few times.
@@ -66,12 +64,15 @@ impl PeerNode {
     }
 }
 
-/// Keeps one stream up until the node's tasks stop.
+/// Keeps one stream up, once this node may take part, until the node's tasks stop.
 pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usize, class: Class) {
     let stop = node.tasks.stop_wish();
     let is_lead = reactor == 0 && class == Class::Control;
     let mut wait = RECONNECT_MIN;
     let mut trouble = Trouble::default();
+    if stop.or(inner.accepted()).await.is_none() {
+        return;
+    }
     while !stop.is_wanted() {
         let attempt = stop.or(connect(&inner, &node, reactor, class)).await;
         match attempt {
@@ -196,76 +197,6 @@ pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> 
         boot_counter: inner.identity.boot_counter(),
         boot_id: inner.identity.boot_id(),
     }
-}
-
-/// Introduces this node to `to` (0: whoever it is) and checks what it says of itself.
-///
-/// Answers with how far its wall clock is ahead, milliseconds.
-pub(super) async fn shake(
-    inner: &Inner,
-    client: &mut PeerClient<Channel>,
-    cluster: ClusterId,
-    to: NodeId,
-) -> Result<(HandshakeResponse, i64), String> {
-    let before = inner.clock.wall();
-    let response = client
-        .handshake(introduction(inner, to))
-        .await
-        .map_err(|status| status.message().to_owned())?
-        .into_inner();
-    let after = inner.clock.wall();
-    let problem = mismatch(&response, cluster, to);
-    if let Some(problem) = problem {
-        return Err(problem);
-    }
-    let peer = Introduction {
-        node: NodeId(response.node_id),
-        store: StoreId::from_bytes(&response.store_id).ok_or("store id is not 16 bytes")?,
-        boot_counter: response.boot_counter,
-        boot_id: response.boot_id,
-        peer_address: response.node.as_ref().map(|n| n.peer_address.clone()).unwrap_or_default(),
-    };
-    inner.meet(peer).await?;
-    let middle = (before + after) / 2;
-    let ours = i64::try_from(middle.as_millis()).unwrap_or(i64::MAX);
-    let theirs = i64::try_from(response.wall_ms).unwrap_or(i64::MAX);
-    Ok((response, theirs.saturating_sub(ours)))
-}
-
-fn mismatch(response: &HandshakeResponse, cluster: ClusterId, to: NodeId) -> Option<String> {
-    if response.protocol_version != PROTOCOL_VERSION {
-        let theirs = response.protocol_version;
-        return Some(format!("it speaks protocol {theirs}, this node {PROTOCOL_VERSION}"));
-    }
-    if response.cluster_id.is_empty() {
-        return Some(format!("the node that was {to} has an empty data directory"));
-    }
-    let theirs = ClusterId::from_bytes(&response.cluster_id).unwrap_or_default();
-    if theirs != cluster {
-        return Some(format!("it belongs to cluster {theirs}, this node to {cluster}"));
-    }
-    (to.0 != 0 && response.node_id != to.0)
-        .then(|| format!("{} answers at the address of {to}", NodeId(response.node_id)))
-}
-
-/// What this node says of itself.
-pub(super) fn introduction(inner: &Inner, to: NodeId) -> HandshakeRequest {
-    let membership = inner.identity.membership();
-    HandshakeRequest {
-        cluster_id: membership.map(|(c, _)| c.to_bytes().to_vec().into()).unwrap_or_default(),
-        from_node: membership.map_or(0, |(_, node)| node.0),
-        store_id: inner.identity.store().to_bytes().to_vec().into(),
-        boot_counter: inner.identity.boot_counter(),
-        boot_id: inner.identity.boot_id(),
-        to_node: to.0,
-        protocol_version: PROTOCOL_VERSION,
-        peer_address: inner.description.peer_address.clone(),
-        wall_ms: wall_ms(inner),
-    }
-}
-
-pub(super) fn wall_ms(inner: &Inner) -> u64 {
-    u64::try_from(inner.clock.wall().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Hands out answers until the stream breaks; says why it did.

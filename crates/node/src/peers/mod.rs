@@ -5,7 +5,8 @@
 //! Must never know: openraft, what an entry or a command means, placement.
 //! Invariants:
 //! * No connection is made per call; what is ready together travels together.
-//! * Nothing is exchanged with a node of another cluster, a wiped or a rolled-back one.
+//! * Nothing is exchanged with a node of another cluster, a wiped or a rolled-back one, nor by this
+//!   node before it was introduced ([`Standing`]).
 //! * A replica that does not take its requests holds up no other replica's.
 //! * Every wait ends: by an answer, a limit, or the break of its stream.
 //!
@@ -17,6 +18,7 @@ mod conn;
 mod credits;
 mod forward;
 mod host;
+mod introduce;
 mod link;
 mod outbox;
 mod serve;
@@ -26,6 +28,7 @@ mod transport;
 
 pub use forward::{ForwardError, ForwardHandler, ForwardSender};
 pub use host::{Host, HostSession, Route, SnapshotSink, busy, unknown_replica};
+pub use introduce::Standing;
 pub(crate) use service::SharedListener;
 pub use service::{PeerService, SystemHandler};
 pub use transport::{Transport, TransportDeps, TransportOptions, reactor_of};

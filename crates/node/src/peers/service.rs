@@ -19,7 +19,8 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::forward::ForwardHandler;
-use super::link::{self, PROTOCOL_VERSION};
+use super::introduce::{self, PROTOCOL_VERSION, Standing};
+use super::link;
 use super::serve::Serve;
 use super::snapshot;
 use super::transport::{
@@ -112,8 +113,9 @@ impl PeerService {
         Ok(node)
     }
 
-    /// Checks a node that claims to be of the same cluster, and remembers it.
-    async fn check_introduction(&self, request: &wire::HandshakeRequest) -> Result<(), Status> {
+    /// Checks a node that claims to be of the same cluster, and remembers it. Answers with why it
+    /// must never take part again, empty if it may.
+    async fn check_introduction(&self, request: &wire::HandshakeRequest) -> Result<String, Status> {
         let own = self.check_cluster(&request.cluster_id)?;
         if request.to_node != 0 && request.to_node != own.0 {
             return Err(Status::failed_precondition(format!(
@@ -133,10 +135,23 @@ impl PeerService {
         if peer.node == own {
             return Err(Status::failed_precondition(format!("{own} is this node itself")));
         }
-        self.inner.meet(peer).await.map_err(|problem| {
-            tracing::error!(node = request.from_node, problem, "peer refused");
-            Status::failed_precondition(problem)
-        })
+        let node = peer.node;
+        match self.inner.meet(peer, request.known.clone()).await {
+            Ok(()) => Ok(String::new()),
+            Err(error) if error.refuses() == Some(node) => {
+                tracing::error!(%node, %error, "peer refused");
+                Ok(error.to_string())
+            }
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    /// Whether this node may take part.
+    fn check_standing(&self) -> Result<(), Status> {
+        match *self.inner.standing.borrow() {
+            Standing::Accepted => Ok(()),
+            _ => Err(Status::unavailable("this node was not introduced yet")),
+        }
     }
 
     fn check_hello(&self, hello: &wire::Hello) -> Result<(NodeId, Class), Status> {
@@ -172,9 +187,11 @@ impl Peer for PeerService {
         }
         let membership = self.inner.identity.membership();
         // Whoever belongs to no cluster only asks who we are, and learns it.
-        if !request.cluster_id.is_empty() && membership.is_some() {
-            self.check_introduction(&request).await?;
-        }
+        let is_member = !request.cluster_id.is_empty() && membership.is_some();
+        let refusal = match is_member {
+            true => self.check_introduction(&request).await?,
+            false => String::new(),
+        };
         let node_id = membership.map_or(0, |(_, node)| node.0);
         Ok(Response::new(wire::HandshakeResponse {
             cluster_id: membership.map(|(c, _)| c.to_bytes().to_vec().into()).unwrap_or_default(),
@@ -183,10 +200,12 @@ impl Peer for PeerService {
             boot_counter: self.inner.identity.boot_counter(),
             boot_id: self.inner.identity.boot_id(),
             protocol_version: PROTOCOL_VERSION,
-            wall_ms: link::wall_ms(&self.inner),
+            wall_ms: introduce::wall_ms(&self.inner),
             reactors: u32::try_from(self.inner.reactors.len()).unwrap_or(1),
             node: Some(holdfast_wire::v1::Node { id: node_id, ..self.inner.description.clone() }),
             map_revision: self.system.map_revision(),
+            refusal,
+            known: self.inner.identity.known(),
         }))
     }
 
@@ -202,6 +221,8 @@ impl Peer for PeerService {
             .and_then(|frame| frame.hello)
             .ok_or_else(|| Status::invalid_argument("a stream begins with hello"))?;
         let (node, class) = self.check_hello(&hello)?;
+        let accepted = holdfast_runtime::timeout(HELLO_TIMEOUT, self.inner.accepted()).await;
+        accepted.map_err(|_| Status::unavailable("this node was not introduced yet"))?;
         let host = self.inner.host.get().cloned();
         let host = host.ok_or_else(|| Status::unavailable("this node is starting"))?;
         let reactor = hello.from_reactor as usize;
@@ -221,6 +242,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::SnapshotChunk>>,
     ) -> Result<Response<wire::SnapshotResult>, Status> {
+        self.check_standing()?;
         let host = self.inner.host.get().cloned();
         let host = host.ok_or_else(|| Status::unavailable("this node is starting"))?;
         let check = |header: &wire::SnapshotHeader| {
@@ -266,6 +288,7 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::CreateReplicaResponse>, Status> {
         let request = request.into_inner();
         self.check_cluster(&request.cluster_id)?;
+        self.check_standing()?;
         self.system.create_replicas(request).await?;
         Ok(Response::new(wire::CreateReplicaResponse {}))
     }

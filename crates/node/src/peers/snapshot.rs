@@ -15,7 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::host::{Host, SnapshotSink};
-use super::link::{self, PeerNode};
+use super::introduce::shake;
+use super::link::PeerNode;
 use super::transport::{Inner, TransportOptions};
 use holdfast_model::NodeId;
 
@@ -78,7 +79,7 @@ pub(super) async fn send(
     let _slot = slot.map_err(|_| PeerError::Refused("this node is stopping".into()))?;
     let address = node.address.lock().clone();
     let mut client = inner.dial(&address).map_err(PeerError::Unreachable)?;
-    let shaken = link::shake(inner, &mut client, inner_cluster(inner), node.id);
+    let shaken = shake(inner, &mut client, inner_cluster(inner), node.id);
     holdfast_runtime::timeout(inner.options.connect_timeout, shaken)
         .await
         .map_err(|_| PeerError::Unreachable(format!("{address} does not answer")))?

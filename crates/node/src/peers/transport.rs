@@ -21,15 +21,17 @@ use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
 use holdfast_wire::v1::Node;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use super::conn::{Conn, Urgency};
 use super::forward::{ForwardError, ForwardSender};
 use super::host::Host;
+use super::introduce::{self, Standing};
 use super::link::{self, Link, PeerNode};
 use super::outbox::OutboxOptions;
 use super::snapshot::{self, Sending};
-use crate::identity::{Identity, Introduction};
+use crate::identity::Identity;
 
 /// HTTP/2 window of one stream, bytes: one large message and the frames behind it.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -101,10 +103,12 @@ pub(super) struct Inner {
     pub(super) description: Node,
     pub(super) reactors: Reactors,
     pub(super) pool: Pool,
-    identity_pool: Pool,
+    pub(super) identity_pool: Pool,
     pub(super) tasks: Tasks,
     pub(super) host: OnceLock<Arc<dyn Host>>,
     pub(super) sending: Sending,
+    /// Nothing is exchanged with anybody before it is [`Standing::Accepted`].
+    pub(super) standing: watch::Sender<Standing>,
     nodes: ArcSwap<BTreeMap<NodeId, Arc<PeerNode>>>,
     // Serializes changes of `nodes`; readers never take it.
     changing: Mutex<()>,
@@ -129,13 +133,6 @@ impl Inner {
         Ok(PeerClient::new(channel)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX))
-    }
-
-    /// Remembers a peer, on a thread that may wait for the disk.
-    pub(super) async fn meet(&self, peer: Introduction) -> Result<(), String> {
-        let identity = self.identity.clone();
-        let met = self.identity_pool.run(move || identity.meet(&peer)).await;
-        met.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
     pub(super) fn set_present(&self, node: &PeerNode, is_present: bool) {
@@ -217,6 +214,7 @@ impl Transport {
             tasks: Tasks::new(),
             host: OnceLock::new(),
             sending,
+            standing: watch::Sender::default(),
             nodes: ArcSwap::default(),
             changing: Mutex::new(()),
             forwards: Mutex::default(),
@@ -311,7 +309,7 @@ impl Transport {
     /// It does not answer, or speaks another protocol.
     pub async fn probe(&self, address: &str) -> Result<wire::HandshakeResponse, String> {
         let mut client = self.dial(address)?;
-        let mut request = link::introduction(&self.inner, NodeId(0));
+        let mut request = introduce::introduction(&self.inner, NodeId(0));
         request.cluster_id = bytes::Bytes::new();
         request.from_node = 0;
         let call = client.handshake(request);
@@ -320,7 +318,7 @@ impl Transport {
             .map_err(|_| format!("{address} does not answer"))?
             .map_err(|status| format!("{address}: {}", status.message()))?
             .into_inner();
-        if response.protocol_version != link::PROTOCOL_VERSION {
+        if response.protocol_version != introduce::PROTOCOL_VERSION {
             return Err(format!("{address} speaks protocol {}", response.protocol_version));
         }
         Ok(response)

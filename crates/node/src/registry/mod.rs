@@ -499,7 +499,8 @@ impl Registry {
     }
 }
 
-fn timings(config: &Config) -> Timings {
+/// The timings of every replica.
+pub(crate) fn timings(config: &Config) -> Timings {
     Timings {
         heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
         heartbeat_min: Duration::from_millis(config.raft.heartbeat_ms / 2),

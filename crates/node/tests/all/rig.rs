@@ -226,6 +226,13 @@ pub fn options() -> TransportOptions {
 
 impl Side {
     pub async fn start(net: &Arc<TestNet>, person: Person) -> Self {
+        let side = Self::unintroduced(net, person).await;
+        side.transport.introduce(&BTreeMap::new(), Duration::ZERO).await;
+        side
+    }
+
+    /// A node that has not been introduced to anybody.
+    pub async fn unintroduced(net: &Arc<TestNet>, person: Person) -> Self {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
         let dir = PathBuf::from("/node");
         disk.create_dir_all(&dir).unwrap();

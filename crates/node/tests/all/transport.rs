@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_model::{ClusterId, NodeId};
-use holdfast_node::peers::{ForwardError, ForwardSender};
+use holdfast_node::peers::{ForwardError, ForwardSender, Standing};
 use holdfast_replica::{PeerError, Peers, SnapshotSource};
 use holdfast_wire::peer::v1::{
     AppendRequest, ForwardRequest, SnapshotData, SnapshotHeader, VoteRequest, forward_request::Work,
@@ -127,8 +127,9 @@ async fn a_node_of_another_cluster_is_not_spoken_to() {
     assert_eq!(one.transport.connected(), []);
 }
 
-/// Lets node 2 be known to node 1, stops it, and starts it again as `second`.
-async fn restarted_as(first: Person, second: Person) -> Vec<NodeId> {
+/// Lets node 2 be known to node 1, stops it, and starts it again as `second`, which calls node 1
+/// itself or is only called. Gives node 1's connections and what node 2 knows of its standing.
+async fn restarted_as(first: Person, second: Person, calls: bool) -> (Vec<NodeId>, Standing) {
     let net = TestNet::new();
     let mut one = Side::start(&net, Person::node(1)).await;
     let two = Side::start(&net, first).await;
@@ -141,30 +142,65 @@ async fn restarted_as(first: Person, second: Person) -> Vec<NodeId> {
     one.until(2, false).await;
     net.set(Weather::Fine);
     let two = Side::start(&net, second).await;
-    two.know(&[1]);
+    if calls {
+        two.know(&[1]);
+    }
     holdfast_runtime::sleep(WHILE).await;
     let seen = one.transport.connected();
-    // Neither side speaks: it is refused where it calls as well as where it is called.
-    assert_eq!(two.transport.connected().len(), seen.len());
-    seen
+    if calls {
+        // Neither side speaks: it is refused where it calls as well as where it is called.
+        assert_eq!(two.transport.connected().len(), seen.len());
+    }
+    let standing = two.transport.standing().borrow().clone();
+    (seen, standing)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_restarts_on_its_own_directory_is_welcome() {
-    let second = Person { boots: 5, ..Person::node(2) };
-    assert_eq!(restarted_as(Person { boots: 3, ..Person::node(2) }, second).await, [NodeId(2)]);
+    let (first, second) = (Person::node(2), Person { boots: 5, ..Person::node(2) });
+    let (seen, standing) = restarted_as(Person { boots: 3, ..first }, second, true).await;
+    assert_eq!((seen, standing), (vec![NodeId(2)], Standing::Accepted));
+}
+
+/// Node 2 must have been refused by node 1, with `words`, and know it.
+async fn refused(first: Person, second: Person, words: &str) {
+    for calls in [true, false] {
+        let (seen, standing) = restarted_as(first, second, calls).await;
+        assert_eq!(seen, [], "it calls: {calls}");
+        let Standing::Refused(reason) = standing else { panic!("it calls: {calls}: {standing:?}") };
+        assert!(reason.starts_with("n1 refuses") && reason.contains(words), "{reason}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_whose_disk_was_rolled_back_is_refused() {
+async fn a_node_whose_disk_was_rolled_back_is_told_so_whoever_calls_first() {
     let first = Person { boots: 3, ..Person::node(2) };
-    assert_eq!(restarted_as(first, Person { boots: 1, ..first }).await, []);
+    refused(first, Person { boots: 1, ..first }, "rolled back").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_with_another_directory_under_an_old_id_is_refused() {
+async fn a_node_with_another_directory_under_an_old_id_is_told_so_whoever_calls_first() {
     let first = Person::node(2);
-    assert_eq!(restarted_as(first, Person { seed: 77, boots: 9, ..first }).await, []);
+    refused(first, Person { seed: 77, boots: 9, ..first }, "another data directory").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_exchanges_nothing_before_it_was_introduced() {
+    let net = TestNet::new();
+    let one = Side::start(&net, Person::node(1)).await;
+    let two = Side::unintroduced(&net, Person::node(2)).await;
+    one.know(&[2]);
+    two.know(&[1]);
+    holdfast_runtime::sleep(WHILE).await;
+    assert_eq!((one.transport.connected(), two.transport.connected()), (vec![], vec![]));
+    // Node 9 never answers; node 1 does: the silent one is waited for so long and no longer.
+    let nodes = [1, 9].map(|id| (NodeId(id), crate::rig::address(id))).into();
+    let started = tokio::time::Instant::now();
+    two.transport.introduce(&nodes, LIMIT).await;
+    assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
+    holdfast_runtime::sleep(WHILE).await;
+    let connected = (one.transport.connected(), two.transport.connected());
+    assert_eq!(connected, (vec![NodeId(2)], vec![NodeId(1)]));
 }
 
 fn command(range_id: u64) -> ForwardRequest {
