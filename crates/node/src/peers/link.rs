@@ -11,6 +11,7 @@ use holdfast_wire::peer::v1::hello::Class;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
 use holdfast_wire::peer::v1::{Frame, Hello};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
@@ -39,6 +40,8 @@ pub(super) struct PeerNode {
     pub(super) is_present: AtomicBool,
     /// How far its wall clock is ahead of ours, milliseconds.
     pub(super) wall_offset_ms: AtomicI64,
+    /// Told when the node introduces itself here: it listens, so nobody need wait to call it.
+    pub(super) introduced: Notify,
     pub(super) tasks: holdfast_runtime::Tasks,
 }
 
@@ -103,8 +106,12 @@ pub(super) async fn keep_up(inner: Arc<Inner>, node: Arc<PeerNode>, reactor: usi
             Some(Err(problem)) if is_lead => trouble.note(node.id, problem),
             Some(Err(_)) => {}
         }
-        stop.or(holdfast_runtime::sleep(jittered(&inner, wait))).await;
-        wait = (wait * 2).min(inner.options.reconnect_max);
+        let introduced =
+            holdfast_runtime::timeout(jittered(&inner, wait), node.introduced.notified());
+        wait = match stop.or(introduced).await {
+            Some(Ok(())) => RECONNECT_MIN,
+            _ => (wait * 2).min(inner.options.reconnect_max),
+        };
     }
 }
 

@@ -137,7 +137,12 @@ impl PeerService {
         }
         let node = peer.node;
         match self.inner.meet(peer, request.known.clone()).await {
-            Ok(()) => Ok(String::new()),
+            Ok(()) => {
+                if let Ok(node) = self.inner.node(node) {
+                    node.introduced.notify_waiters();
+                }
+                Ok(String::new())
+            }
             Err(error) if error.refuses() == Some(node) => {
                 tracing::error!(%node, %error, "peer refused");
                 Ok(error.to_string())

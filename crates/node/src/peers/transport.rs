@@ -21,7 +21,7 @@ use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
 use holdfast_wire::v1::Node;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::conn::{Conn, Urgency};
@@ -147,7 +147,7 @@ impl Inner {
         }
     }
 
-    fn node(&self, id: NodeId) -> Result<Arc<PeerNode>, PeerError> {
+    pub(super) fn node(&self, id: NodeId) -> Result<Arc<PeerNode>, PeerError> {
         let node = self.nodes.load().get(&id).cloned();
         node.ok_or_else(|| PeerError::Unreachable(format!("the address of {id} is not known")))
     }
@@ -261,6 +261,7 @@ impl Transport {
             links: (0..reactors.len()).map(|_| [Link::default(), Link::default()]).collect(),
             is_present: AtomicBool::new(false),
             wall_offset_ms: AtomicI64::new(0),
+            introduced: Notify::new(),
             tasks: self.inner.tasks.child(),
         });
         for reactor in 0..reactors.len() {
