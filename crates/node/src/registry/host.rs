@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use holdfast_model::{NodeId, RangeId, ReplicaId};
-use holdfast_replica::{Replica, SnapshotReceiver};
+use holdfast_replica::{Replica, Role, SnapshotReceiver};
 use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::{Refusal, SnapshotData, SnapshotHeader, SnapshotResult};
 use tokio::sync::mpsc;
@@ -15,7 +15,12 @@ impl Registry {
     fn addressed(&self, route: Route) -> Result<Replica, Refusal> {
         let hosted = self.hosted();
         let replica = hosted.get(&route.range).filter(|h| h.group.replica == route.to);
-        replica.map(|h| h.replica.clone()).ok_or_else(|| unknown_replica(route))
+        let replica = replica.ok_or_else(|| unknown_replica(route))?.replica.clone();
+        match replica.leader().role {
+            // Its group still speaks to it while the node stops.
+            Role::Stopped => Err(busy("the replica has stopped")),
+            _ => Ok(replica),
+        }
     }
 }
 
