@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use holdfast_tests::shared;
+use holdfast_tests::{Options, scenario, shared};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -75,6 +75,28 @@ fn an_onlooker_learns_of_the_next_leader_and_not_of_the_one_it_knows() {
         let leader = timeout(PATIENCE, election.changed(known.fencing_token)).await??;
         ensure!(leader.value == "bob" && leader.fencing_token > known.fencing_token, "{leader:?}");
         next.await??.release().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_onlooker_misses_no_leader_when_the_node_it_asks_dies() {
+    scenario(Options::nodes(3), async |cluster| {
+        let client = cluster.client().await?.with_deadline(PATIENCE)?;
+        let election = client.election("office");
+        let mut leaders =
+            cluster.client().await?.with_deadline(PATIENCE)?.election("office").observe();
+        ensure!(leaders.next().await?.is_none());
+        let first = election.campaign("ann").await?;
+        let seen = timeout(PATIENCE, leaders.next()).await??.context("nobody led")?;
+        ensure!(seen.fencing_token == first.fencing_token(), "{seen:?}");
+        let (leader, _) = cluster.leader_of(&client, "election/{office}/").await?;
+        cluster.node_mut(leader).kill()?;
+        first.release().await?;
+        let second = election.campaign("bob").await?;
+        ensure!(timeout(PATIENCE, leaders.next()).await??.is_none(), "the vacancy was missed");
+        let seen = timeout(PATIENCE, leaders.next()).await??.context("nobody led")?;
+        ensure!(seen.fencing_token == second.fencing_token() && seen.value == "bob", "{seen:?}");
         Ok(())
     });
 }

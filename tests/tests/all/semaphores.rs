@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_client::{Client, Error, SemaphoreState};
-use holdfast_tests::{Cluster, eventually, shared};
+use holdfast_tests::{Cluster, Options, eventually, scenario, shared};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -205,6 +205,30 @@ fn who_gives_up_waiting_has_left_the_queue() {
         let state = client.semaphore(NAME, 1).inspect().await?;
         ensure!(state.waiters == 0, "{state:?}");
         permit.release().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn holders_and_waiters_outlive_the_leader_of_their_range() {
+    const NAME: &str = "semaphores/leader";
+    scenario(Options::nodes(3), async |cluster| {
+        let client = patient(cluster).await?;
+        let first = client.semaphore(NAME, 1).acquire().await?;
+        let waiter = patient(cluster).await?;
+        let waiting = tokio::spawn(async move { waiter.semaphore(NAME, 1).acquire().await });
+        once(&client, NAME, |state| state.waiters == 1).await?;
+        let (leader, _) = cluster.leader_of(&client, "semaphore/{semaphores/leader}/").await?;
+        cluster.node_mut(leader).kill()?;
+        let state = client.semaphore(NAME, 1).inspect().await?;
+        ensure!(state.holders.len() == 1 && state.waiters == 1, "{state:?}");
+        ensure!(state.holders[0].fencing_token == first.fencing_token(), "{state:?}");
+        sleep(Duration::from_secs(1)).await;
+        ensure!(!waiting.is_finished() && !first.is_lost(), "the permit was handed on");
+        let token = first.fencing_token();
+        first.release().await?;
+        let next = waiting.await??;
+        ensure!(next.fencing_token() > token, "{} after {token}", next.fencing_token());
         Ok(())
     });
 }
