@@ -99,9 +99,7 @@ async fn with_client(cli: &Cli, client: &Client) -> Result<Exit> {
         Command::Watch { prefix, from, limit } => {
             streams::watch(cli, client, prefix, *from, *limit).await
         }
-        Command::Load { file, resume } => {
-            transfer::load(client, &cli.keyspace, file, *resume).await
-        }
+        Command::Load { file, resume } => transfer::load(cli, client, file, *resume).await,
         Command::Dump { prefix, format } => transfer::dump(client, prefix, *format).await,
         Command::Lock { name, permits, ttl, command } => {
             let (permits, ttl, limit) = (*permits, *ttl, cli.patience);

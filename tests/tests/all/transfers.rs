@@ -75,10 +75,16 @@ fn lines_that_hold_no_record_are_rejected_by_number_and_the_others_loaded() {
         for line in ["line 2", "line 3"] {
             ensure!(loaded.stderr.contains(line), "{line}: {loaded:?}");
         }
+        let again = cli.run(&format!("-o json --keyspace rejected load {}", path.display()))?;
+        let again: serde_json::Value = serde_json::from_slice(&again.expect_code(2)?.stdout)?;
+        ensure!(again["loaded"] == 2 && again["rejected"] == 2, "{again}");
         let dump = cli.run("--keyspace rejected dump")?.expect_code(0)?;
         ensure!(dump.stdout == b"a\t1\nb\t2\tstill the value\n", "{dump:?}");
         let bytes = b"two\nlines";
         cli.run_with("--keyspace rejected put c -", bytes)?.expect_code(0)?;
+        let cut = write(cluster, "cut.tsv.gz", "not compressed\n")?;
+        let refused = cli.run(&format!("load {}", cut.display()))?.expect_code(2)?;
+        ensure!(refused.stderr.contains("reading the file"), "{refused:?}");
         let refused = cli.run("--keyspace rejected dump")?.expect_code(2)?;
         ensure!(refused.stderr.to_lowercase().contains("json"), "no hint: {refused:?}");
         Ok(())

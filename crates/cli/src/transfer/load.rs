@@ -15,7 +15,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use holdfast_client::{Client, Error};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
+use crate::args::{Cli, Output};
 use crate::exit::{Exit, refused};
 use crate::output;
 use crate::session;
@@ -236,10 +238,10 @@ fn next_pack(
 ///
 /// # Errors
 /// The file cannot be read.
-pub async fn run(client: &Client, keyspace: &str, file: &Path, resume: bool) -> Result<Exit> {
+pub async fn run(cli: &Cli, client: &Client, file: &Path, resume: bool) -> Result<Exit> {
     let started = Instant::now();
     let format = Format::of(file);
-    let note = Note::of(file, keyspace);
+    let note = Note::of(file, &cli.keyspace);
     let skip = if resume { note.read() } else { 0 };
     let mut lines =
         Lines::open(file).map_err(|error| refused(format!("{}: {error}", file.display())))?;
@@ -270,18 +272,33 @@ pub async fn run(client: &Client, keyspace: &str, file: &Path, resume: bool) -> 
         }
     }
     bar.finish_and_clear();
-    finish(&tally, &note, frontier.settled, skip, started.elapsed())
+    report(cli.output, &tally, skip, started.elapsed())?;
+    conclude(&tally, &note, frontier.settled)
 }
 
-fn finish(tally: &Tally, note: &Note, settled: u64, skip: u64, took: Duration) -> Result<Exit> {
-    let rate = tally.loaded as f64 / took.as_secs_f64().max(1e-3);
+fn report(form: Output, tally: &Tally, skip: u64, took: Duration) -> Result<()> {
+    let seconds = took.as_secs_f64();
+    if form == Output::Json {
+        let (loaded, rejected) = (tally.loaded, tally.rejected);
+        output::line(
+            &json!({
+                "loaded": loaded, "rejected": rejected, "unknown": tally.unknown,
+                "lines_skipped": skip, "seconds": seconds,
+            })
+            .to_string(),
+        )?;
+        return Ok(());
+    }
+    let rate = tally.loaded as f64 / seconds.max(1e-3);
     let skipped = if skip > 0 { format!(", {skip} lines skipped") } else { String::new() };
     output::line(&format!(
-        "{} records loaded, {} rejected{skipped} in {:.1} s ({rate:.0}/s)",
-        tally.loaded,
-        tally.rejected,
-        took.as_secs_f64()
+        "{} records loaded, {} rejected{skipped} in {seconds:.1} s ({rate:.0}/s)",
+        tally.loaded, tally.rejected,
     ))?;
+    Ok(())
+}
+
+fn conclude(tally: &Tally, note: &Note, settled: u64) -> Result<Exit> {
     match &tally.failure {
         Some(error) => {
             note.write(settled);
