@@ -1,4 +1,4 @@
-//! What a replica does by itself: expire, compact, purge, renew leases, prove staleness bounds.
+//! What a replica does by itself: expire, compact, purge, prove staleness bounds, end.
 //!
 //! Each function is one task; all of them end with the replica.
 
@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_kv::command::{Compact, Expire, Renew};
-use holdfast_kv::{Command, Operation, Outcome, RENEW_LEASES_MAX, Renewal};
-use holdfast_model::LeaseId;
+use holdfast_kv::command::{Compact, Expire};
+use holdfast_kv::{Command, Outcome};
 use holdfast_runtime::{Deadline, sleep, timeout};
-use tokio::sync::{mpsc, oneshot};
 
-use crate::error::ProposeError;
 use crate::replica::Inner;
 
 /// Keys removed by one `Expire`.
@@ -34,10 +31,6 @@ const SNAPSHOT_NOTED_MAX: Duration = Duration::from_secs(1);
 /// Log that is kept although all of it is durable, while the journal is not half full: followers
 /// that lag a little need no snapshot.
 const LOG_TAIL_BYTES: u64 = 1 << 20;
-/// How long renewals are collected into one entry.
-const RENEW_COLLECT: Duration = Duration::from_millis(100);
-/// Renewals that may wait, per range.
-pub(crate) const RENEWALS_WAITING_MAX: usize = 10_000;
 /// How often a bound is proven while follower reads come.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// Follower reads longer ago than this are over.
@@ -148,57 +141,6 @@ pub(crate) async fn purge_to(inner: &Inner, upto: u64) -> Result<(), crate::raft
     // openraft limits the purge to what it has noted; the rest follows next time.
     let _ = timeout(SNAPSHOT_NOTED_MAX, noted).await;
     inner.raft.trigger().purge_log(upto).await
-}
-
-/// Renewals of one caller.
-pub(crate) struct Renewing {
-    pub(crate) leases: Vec<LeaseId>,
-    pub(crate) answer: oneshot::Sender<Result<Vec<Renewal>, ProposeError>>,
-}
-
-/// Collects renewals into one entry each tenth of a second.
-pub(crate) async fn renew(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Renewing>) {
-    let mut carried = None;
-    loop {
-        let first = match carried.take() {
-            Some(renewing) => renewing,
-            None => match waiting.recv().await {
-                Some(renewing) => renewing,
-                None => return,
-            },
-        };
-        sleep(RENEW_COLLECT).await;
-        let (mut count, mut batch) = (first.leases.len(), vec![first]);
-        while let Ok(next) = waiting.try_recv() {
-            count += next.leases.len();
-            if count > RENEW_LEASES_MAX {
-                carried = Some(next);
-                break;
-            }
-            batch.push(next);
-        }
-        renew_batch(&inner, batch).await;
-    }
-}
-
-async fn renew_batch(inner: &Inner, batch: Vec<Renewing>) {
-    let leases = batch.iter().flat_map(|r| r.leases.iter().map(|lease| lease.0)).collect();
-    let command = Command::single(Operation::Renew(Renew { leases }));
-    let proposed = inner.proposer.propose(&command, Deadline::after(PROPOSAL_MAX)).await;
-    let outcome = proposed.map(|committed| committed.outcomes.into_iter().next());
-    let mut renewals = match outcome {
-        Ok(Some(Outcome::Renewed(renewals))) => Ok(renewals.into_iter()),
-        Ok(_) => Err(ProposeError::Unknown("the range did not answer a renewal as one")),
-        Err(error) => Err(error),
-    };
-    for Renewing { leases, answer } in batch {
-        let part = match &mut renewals {
-            Ok(renewals) => Ok(renewals.by_ref().take(leases.len()).collect()),
-            Err(error) => Err(error.clone()),
-        };
-        // A caller that has gone no longer wants to know.
-        let _ = answer.send(part);
-    }
 }
 
 /// Proves a staleness bound every quarter of a second while follower reads come.

@@ -27,6 +27,7 @@ mod raft;
 mod range_time;
 mod read;
 mod reads;
+mod renewals;
 mod replica;
 mod status;
 mod watch;
@@ -48,6 +49,7 @@ pub use peers::{
 };
 pub use proposer::Committed;
 pub use read::{Bound, ReadLevel, ReadRequest, ReadView};
+pub use renewals::Renewed;
 pub use replica::Replica;
 pub use status::Status;
 pub use watch::{LockWaiter, WatchFilter, WatchItem, WatchStream};

@@ -13,6 +13,9 @@ use crate::replica::Replica;
 
 /// Pause before a round is tried again that found no leader or no quorum.
 const ROUND_RETRY: Duration = Duration::from_millis(20);
+/// How long a follower read that needs a better bound waits for one at most: a failover is over by
+/// then, and whoever asks may do better elsewhere.
+const PROOF_MAX: Duration = Duration::from_millis(1_500);
 /// A proven bound is enlarged by this much, percent, for clocks that run apart.
 const BOUND_MARGIN_PERCENT: u32 = 10;
 
@@ -183,7 +186,8 @@ impl Replica {
         ReadError::Behind { revision: point.revision, index: point.index }
     }
 
-    /// The bound of a follower read, proven anew where the request needs a better one.
+    /// The bound of a follower read. Where the request needs a better one than is known, it is
+    /// proven anew, by a round that all such reads share.
     async fn within_staleness(&self, request: &ReadRequest) -> Result<Bound, ReadError> {
         self.inner.follower_reads.note(self.inner.clock.monotonic());
         let bound = self.bound();
@@ -191,15 +195,13 @@ impl Replica {
         if bound.bound <= max {
             return Ok(bound);
         }
-        let probed = async {
-            let found = self.inner.rounds.join().await?;
-            self.applied(found.index, request.deadline).await
-        };
-        let probed = request.deadline.limit(probed).await;
+        let deadline = Deadline::after(PROOF_MAX.min(request.deadline.remaining()));
+        let probe = ReadRequest { deadline, ..*request };
+        let probed = self.by_round(&self.inner.rounds, false, &probe).await;
         let bound = self.bound();
         match (bound.bound <= max, probed) {
             (true, _) => Ok(bound),
-            (false, Ok(Err(error @ (ReadError::Stopped | ReadError::Overloaded)))) => Err(error),
+            (false, Err(error @ (ReadError::Stopped | ReadError::Overloaded))) => Err(error),
             (false, _) => Err(ReadError::TooStale { bound: Some(bound.bound) }),
         }
     }

@@ -9,20 +9,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_env::{Clock, Disk, Entropy};
 use holdfast_journal::{GroupId, Journal};
-use holdfast_kv::{Command, Reader, Renewal, StateMachine};
+use holdfast_kv::{Command, Reader, StateMachine};
 use holdfast_lsm::{Engine, Pressure};
-use holdfast_model::{LeaseId, NodeId, ReplicaId};
+use holdfast_model::{NodeId, ReplicaId};
 use holdfast_runtime::{Deadline, Handle, Pool, Tasks, spawn_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admission::Admission;
 use crate::deps::Deps;
 use crate::elections;
 use crate::error::{Error, ProposeError, Result, WatchError};
 use crate::health::{Failure, Health};
-use crate::keeper::{self, RENEWALS_WAITING_MAX, Renewing};
+use crate::keeper;
 use crate::leadership::{LeaderInfo, Leadership, Role, WallClocks};
 use crate::options::ReplicaOptions;
 use crate::peers::Peers;
@@ -33,6 +33,7 @@ use crate::raft::network::{Factory, Holds, NetworkShared};
 use crate::raft::runtime::{self, Context};
 use crate::raft::{Group, snapshot};
 use crate::reads::{Assurance, FollowerReads, Proofs, RoundTask, Rounds};
+use crate::renewals::{self, RENEWALS_WAITING_MAX, Renewing};
 use crate::watch::{Hub, LockWaiter, WatchFilter, WatchStream};
 
 /// How long tasks of a stopping replica may take to end.
@@ -68,7 +69,7 @@ pub(crate) struct Inner {
     pub(crate) lease_rounds: Rounds,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) follower_reads: FollowerReads,
-    renewals: mpsc::Sender<Renewing>,
+    pub(crate) renewals: mpsc::Sender<Renewing>,
     /// When the leader was heard last, monotonic nanoseconds.
     pub(crate) heard_at_nanos: AtomicU64,
     pub(crate) boot_delay_over: AtomicBool,
@@ -140,36 +141,6 @@ impl Replica {
             return Err(ProposeError::Stopped);
         }
         self.inner.proposer.propose(command, deadline).await
-    }
-
-    /// Renews leases, together with whoever else renews within a tenth of a second.
-    ///
-    /// # Errors
-    /// As [`Replica::propose`].
-    pub async fn renew(
-        &self,
-        leases: Vec<LeaseId>,
-        deadline: Deadline,
-    ) -> std::result::Result<Vec<Renewal>, ProposeError> {
-        if !self.inner.health.is_good() {
-            return Err(ProposeError::Stopped);
-        }
-        if !self.inner.leadership.is_leader() {
-            return Err(ProposeError::NotLeader { leader: self.inner.leadership.leader() });
-        }
-        let (answer, renewed) = oneshot::channel();
-        self.inner.renewals.try_send(Renewing { leases, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded {
-                budget: "waiting renewals of the range",
-                retry_after: Duration::from_millis(100),
-            },
-            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
-        })?;
-        match deadline.limit(renewed).await {
-            Ok(Ok(renewals)) => renewals,
-            Ok(Err(_)) => Err(ProposeError::Unknown("the replica stopped")),
-            Err(_) => Err(ProposeError::Unknown("the deadline passed while it was under way")),
-        }
     }
 
     /// Begins a watch on this replica's applied state.
@@ -308,8 +279,7 @@ impl Replica {
 
 /// Opens on the reactor, in the replica's context.
 async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -> Result<Replica> {
-    let config = options.to_raft()?;
-    let state = open_state(&options, &deps).await?;
+    let (config, state) = (options.to_raft()?, open_state(&options, &deps).await?);
     let reader = state.reader();
     let group = GroupId { range: options.range, replica: options.replica };
     let may_have_granted_lease = deps.journal.vote(group).is_some();
@@ -318,9 +288,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let leadership = Arc::new(Leadership::new(deps.clock.clone(), options.node, offset_max, walls));
     let progress = new_progress(&options, &reader, &leadership);
     let network = new_network(&options, &deps);
-    let health = Health::new(group, deps.journal.clone(), deps.fatal.clone());
-    let judge = health.clone();
-    reader.on_damage(move |error| judge.judge(error));
+    let health = new_health(group, &deps, &reader);
     let log = LogStore { journal: deps.journal.clone(), group, health: health.clone() };
     let machine = Machine {
         state,
@@ -378,6 +346,14 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     inner.raft.run();
     inner.start(queues);
     Ok(Replica { inner })
+}
+
+/// The health of a replica, judged by whoever reads its state.
+fn new_health(group: GroupId, deps: &Deps, reader: &Reader) -> Arc<Health> {
+    let health = Health::new(group, deps.journal.clone(), deps.fatal.clone());
+    let judge = health.clone();
+    reader.on_damage(move |error| judge.judge(error));
+    health
 }
 
 /// Reads the state machine's state, on a thread that may wait for the disk.
@@ -462,7 +438,7 @@ impl Inner {
         let lease = Assurance::Lease(self.options.timings.lease_ack_age_max());
         self.spawn(self.round_task(queues.rounds, Assurance::Quorum).run());
         self.spawn(self.round_task(queues.lease_rounds, lease).run());
-        self.spawn(keeper::renew(self.clone(), queues.renewals));
+        self.spawn(renewals::collect(self.clone(), queues.renewals));
         self.spawn(keeper::expire(self.clone()));
         self.spawn(keeper::compact(self.clone()));
         self.spawn(keeper::purge(self.clone()));

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
-use holdfast_lsm::Family;
+use holdfast_lsm::{Cached, Family};
 use holdfast_model::LeaseId;
 
 use super::{Reader, newest};
@@ -39,6 +39,22 @@ impl Reader {
     fn read_lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>> {
         let record = self.engine.get(Family::Lease, &lease_key(id), newest())?;
         record.map(|record| lease_info(id, record.value)).transpose()
+    }
+
+    /// Like [`Reader::lease`], but says [`Cached::NeedsIo`] instead of reading from the disk.
+    ///
+    /// # Errors
+    /// As [`Reader::lease`].
+    pub fn lease_cached(&self, id: LeaseId) -> Result<Cached<Option<LeaseInfo>>> {
+        self.shared.noted(self.read_lease_cached(id))
+    }
+
+    fn read_lease_cached(&self, id: LeaseId) -> Result<Cached<Option<LeaseInfo>>> {
+        Ok(match self.engine.get_cached(Family::Lease, &lease_key(id), newest())? {
+            Cached::Answer(Some(record)) => Cached::Answer(Some(lease_info(id, record.value)?)),
+            Cached::Answer(None) => Cached::Answer(None),
+            Cached::NeedsIo => Cached::NeedsIo,
+        })
     }
 
     /// At most `limit` leases after `after`, by id.

@@ -152,15 +152,15 @@ async fn renew(
     deadline: Deadline,
 ) -> Result<Proposed, ApiError> {
     match replica.renew(leases, deadline).await {
-        Ok(renewals) => {
-            let point = replica.reader().point();
+        Ok(renewed) => {
             let header = Header {
-                revision: point.revision,
-                clock_ms: point.clock_ms,
-                term: replica.leader().term,
+                revision: renewed.point.revision,
+                clock_ms: renewed.point.clock_ms,
+                term: renewed.term,
+                epoch: renewed.epoch,
                 ..gateway.header_of(replica)
             };
-            Ok(Proposed { header, items: vec![Ok(kv::Outcome::Renewed(renewals))] })
+            Ok(Proposed { header, items: vec![Ok(kv::Outcome::Renewed(renewed.renewals))] })
         }
         Err(error) => Err(propose_error(gateway, replica.options().range, error, deadline)),
     }

@@ -8,6 +8,7 @@ mod elections;
 mod net;
 mod power;
 mod reads;
+mod renewals;
 mod snapshots;
 mod watches;
 mod writes;

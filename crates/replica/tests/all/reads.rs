@@ -156,6 +156,89 @@ async fn a_follower_proves_its_bound_and_refuses_what_it_cannot_prove() {
     assert_eq!(follower.peek("k"), Some("v".into()));
 }
 
+/// A follower read that accepts nothing older than `max_ms`.
+fn no_older_than(max_ms: u64, wait: Duration) -> ReadRequest {
+    let max_staleness = Some(Duration::from_millis(max_ms));
+    ReadRequest { max_staleness, ..ReadRequest::new(ReadLevel::Follower, Deadline::after(wait)) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_bounded_reads_after_a_long_rest_share_a_probe_and_get_a_fresh_bound() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    let any = ReadRequest::new(ReadLevel::Follower, deadline());
+    follower.replica.read(&any).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let asked = || cluster.net.read_indexes.load(Ordering::Relaxed);
+    let (before, began) = (asked(), cluster.clock.monotonic());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(asked(), before, "nobody reads, nobody asks");
+    let reads: Vec<_> = (0..100)
+        .map(|_| {
+            let replica = follower.replica.clone();
+            spawn(async move {
+                let request = no_older_than(100, Duration::from_secs(1));
+                replica.read(&request).await.unwrap().staleness.unwrap()
+            })
+        })
+        .collect();
+    for read in reads {
+        let bound = read.await.unwrap();
+        assert!(!bound.clock_based && bound.bound <= Duration::from_millis(100), "{bound:?}");
+    }
+    assert!((1..=3).contains(&(asked() - before)), "100 reads asked {} times", asked() - before);
+    assert!(cluster.clock.monotonic() - began < Duration::from_millis(60_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_of_any_age_is_answered_at_once_with_the_bound_that_is_known() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    follower.replica.read(&no_older_than(100, Duration::from_secs(1))).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    let began = cluster.clock.monotonic();
+    let any = ReadRequest::new(ReadLevel::Follower, deadline());
+    let bound = follower.replica.read(&any).await.unwrap().staleness.unwrap();
+    assert_eq!(cluster.clock.monotonic(), began, "answered without waiting for anything");
+    assert!(bound.bound >= Duration::from_secs(40), "probes have rested: {bound:?}");
+    sleep(Duration::from_millis(300)).await;
+    let bound = follower.replica.read(&any).await.unwrap().staleness.unwrap();
+    assert!(bound.bound <= Duration::from_millis(350), "the read has begun the probes: {bound:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_read_waits_for_the_next_leader_within_its_deadline() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    cluster.settle().await;
+    let leader = cluster.leader().await.id();
+    let follower = cluster.follower().await;
+    cluster.isolate(leader, true);
+    cluster.report_lost(leader);
+    sleep(Duration::from_millis(200)).await;
+    let bound = follower.replica.read(&no_older_than(100, Duration::from_secs(3))).await;
+    let bound = bound.unwrap().staleness.unwrap();
+    assert!(bound.bound <= Duration::from_millis(100), "{bound:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_read_that_nobody_can_prove_is_refused_before_its_deadline() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    cluster.isolate(follower.id(), true);
+    sleep(Duration::from_secs(1)).await;
+    for wait in [Duration::from_millis(500), Duration::from_secs(30)] {
+        let began = cluster.clock.monotonic();
+        let refused = follower.replica.read(&no_older_than(100, wait)).await.map(drop);
+        assert!(matches!(refused, Err(ReadError::TooStale { bound: Some(_) })), "{refused:?}");
+        let waited = cluster.clock.monotonic() - began;
+        assert!(waited <= wait.min(Duration::from_secs(2)), "{waited:?} of {wait:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_bound_holds_what_it_says_while_writes_go_on() {
     let cluster = Cluster::start(3).await;
