@@ -44,6 +44,35 @@ impl Node {
         self.folder.join("data")
     }
 
+    /// Changes a byte of every table of `range` here, as a failing disk would, while the node is
+    /// stopped; says how many tables there were.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn damage_tables(&self, range: u64) -> Result<usize> {
+        let mut damaged = 0;
+        let mut folders = vec![self.data().join("ranges")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                let is_ours = path.strip_prefix(self.data().join("ranges"))?;
+                if !is_ours.to_string_lossy().starts_with(&format!("{range}-")) {
+                    continue;
+                }
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "tbl") {
+                    let mut bytes = fs::read(&path)?;
+                    let byte = bytes.get_mut(20).context("a table is longer")?;
+                    *byte ^= 4;
+                    fs::write(&path, bytes)?;
+                    damaged += 1;
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.folder.join("holdfast.toml")

@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod configuration;
 mod crashes;
+mod damage;
 mod disk;
 mod elections;
 mod examples;
