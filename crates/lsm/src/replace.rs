@@ -32,6 +32,34 @@ pub struct Staging {
 struct Staged {
     file: Arc<dyn File>,
     expected: SnapshotFile,
+    descriptor: FileDescriptor,
+}
+
+impl Staged {
+    /// Reserves the place of a file in `dir`.
+    fn reserve(
+        disk: &dyn Disk,
+        dir: &Path,
+        name: String,
+        descriptor: FileDescriptor,
+    ) -> Result<Self> {
+        let path = dir.join(&name);
+        let file = disk
+            .open(&path, OpenMode::CreateNew)
+            .and_then(|file| file.allocate(descriptor.bytes).map(|()| file))
+            .map_err(|e| Error::unreferenced("reserve", &path, e))?;
+        let (bytes, checksum) = (descriptor.bytes, descriptor.checksum);
+        Ok(Self { file, expected: SnapshotFile { name, bytes, checksum }, descriptor })
+    }
+}
+
+/// What [`Staging::complete`] came to.
+#[derive(Debug)]
+pub enum Completed {
+    /// Everything is there, checked and durable.
+    Verified(Verified),
+    /// These files are not what the manifest says; write them again.
+    Damaged(Staging, Vec<String>),
 }
 
 impl Staging {
@@ -49,17 +77,40 @@ impl Staging {
         }
         disk.create_dir_all(dir).map_err(failed("create"))?;
         let mut files = BTreeMap::new();
-        for (name, table) in named_files(&base) {
-            let path = dir.join(&name);
-            let file = disk
-                .open(&path, OpenMode::CreateNew)
-                .and_then(|file| file.allocate(table.bytes).map(|()| file))
-                .map_err(|e| Error::unreferenced("reserve", &path, e))?;
-            let checksum = table.checksum;
-            let expected = SnapshotFile { name: name.clone(), bytes: table.bytes, checksum };
-            files.insert(name, Staged { file, expected });
+        for (name, file) in named_files(&base) {
+            files.insert(name.clone(), Staged::reserve(disk.as_ref(), dir, name, file)?);
         }
         let dir = dir.to_path_buf();
+        Ok(Self { disk, dir, manifest, point: base.point, files })
+    }
+
+    /// Goes on with what was collected so far for another snapshot: files that `manifest` names as
+    /// well stay as they are, others go, new ones are reserved.
+    ///
+    /// # Errors
+    /// As [`Staging::create`]; what was collected is lost.
+    pub fn adopt(self, manifest: Bytes) -> Result<Self> {
+        let Self { disk, dir, files: mut old, .. } = self;
+        let base = read_manifest(&manifest, &dir.join(MANIFEST_NAME))?.base;
+        let mut files = BTreeMap::new();
+        let mut fresh = Vec::new();
+        for (name, file) in named_files(&base) {
+            match old.remove(&name) {
+                Some(staged) if staged.descriptor == file => drop(files.insert(name, staged)),
+                Some(other) => {
+                    old.insert(name.clone(), other);
+                    fresh.push((name, file));
+                }
+                None => fresh.push((name, file)),
+            }
+        }
+        for name in old.into_keys() {
+            let path = dir.join(&name);
+            disk.remove_file(&path).map_err(|e| Error::unreferenced("delete", &path, e))?;
+        }
+        for (name, file) in fresh {
+            files.insert(name.clone(), Staged::reserve(disk.as_ref(), &dir, name, file)?);
+        }
         Ok(Self { disk, dir, manifest, point: base.point, files })
     }
 
@@ -87,6 +138,22 @@ impl Staging {
             .file
             .write_all_at(chunk, offset)
             .map_err(|e| Error::unreferenced("write", &self.dir.join(name), e))
+    }
+
+    /// Reads back `bytes` bytes of the file `name`.
+    ///
+    /// # Errors
+    /// [`Error::Chunk`] if there is no such file or it is shorter; environment errors.
+    pub fn read(&self, name: &str, offset: u64, bytes: usize) -> Result<Bytes> {
+        let end = offset.saturating_add(bytes as u64);
+        let staged = self.files.get(name).filter(|f| end <= f.expected.bytes);
+        let Some(staged) = staged else {
+            return Err(Error::Chunk { what: format!("bytes {offset}..{end} of {name}") });
+        };
+        let mut buffer = vec![0; bytes];
+        let read = staged.file.read_exact_at(&mut buffer, offset);
+        read.map_err(|e| Error::unreferenced("read", &self.dir.join(name), e))?;
+        Ok(buffer.into())
     }
 
     /// Makes everything durable and returns the directory for
@@ -123,6 +190,29 @@ impl Staging {
         let dir = self.finish()?;
         verify_staged(disk.as_ref(), &dir)?;
         Ok(Verified { dir })
+    }
+}
+
+impl Staging {
+    /// Makes everything durable, reads it again and checks it. What is not as the manifest says is
+    /// named, and the rest kept.
+    ///
+    /// # Errors
+    /// Environment errors; what was collected is lost.
+    pub fn complete(self) -> Result<Completed> {
+        let mut damaged = Vec::new();
+        for (name, staged) in &self.files {
+            let path = self.dir.join(name);
+            staged.file.sync_all().map_err(|e| Error::unreferenced("sync", &path, e))?;
+            match verify_file(self.disk.as_ref(), &path, &staged.descriptor) {
+                Err(error) if error.is_corruption() => damaged.push(name.clone()),
+                checked => checked?,
+            }
+        }
+        if damaged.is_empty() {
+            return Ok(Completed::Verified(Verified { dir: self.finish()? }));
+        }
+        Ok(Completed::Damaged(self, damaged))
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use holdfast_env::OpenMode;
 
 use crate::blob::BlobFile;
+use crate::checksum::Whole;
 use crate::error::{Error, Result};
 use crate::generation::{CURRENT_NAME, MANIFEST_NAME, blob_name, generation_name, table_name};
 use crate::limits::SNAPSHOT_CHUNK_BYTES_MAX;
@@ -124,6 +125,39 @@ impl Snapshot {
         let mut buffer = vec![0; length];
         held.read_raw(offset, &mut buffer)?;
         Ok(buffer.into())
+    }
+}
+
+impl Snapshot {
+    /// A check of a file that is sent from its beginning to its end; `None` if there is no such
+    /// file. [`Snapshot::read_chunk`] itself checks nothing.
+    pub fn check(&self, file: usize) -> Option<FileCheck> {
+        let descriptor = self.held.get(file)?.descriptor();
+        Some(FileCheck { whole: Whole::new(descriptor.birth), expected: descriptor.checksum })
+    }
+}
+
+/// Tells whether the bytes of a file, given in order, are those that were written.
+pub struct FileCheck {
+    whole: Whole,
+    expected: u64,
+}
+
+impl FileCheck {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+    }
+
+    /// Whether the bytes so far are the whole file, as it was written.
+    pub fn matches(&self) -> bool {
+        self.whole.digest() == self.expected
+    }
+}
+
+impl fmt::Debug for FileCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileCheck").finish_non_exhaustive()
     }
 }
 

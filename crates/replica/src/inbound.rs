@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, ReadError, Result};
 use crate::peers::SESSION_RESPONSES_MAX;
-use crate::raft::snapshot::{Incoming, Receiving};
+use crate::raft::snapshot::Incoming;
 use crate::raft::types::{AppendEntries, Fatal, Snapshot};
 use crate::raft::{convert, runtime, snapshot};
 use crate::replica::{Inner, Replica};
@@ -134,11 +134,39 @@ impl Replica {
         peer::ReadIndexResponse { log_id, error, clock_ms, leader_replica }
     }
 
-    /// Begins to receive a snapshot. Waits for the disk, on the pool.
+    /// What of a snapshot has arrived here before, so that its sender can leave it out. A transfer
+    /// that is under way ends with this. Waits for the disk, on the pool.
+    ///
+    /// # Errors
+    /// As [`Replica::begin_snapshot`].
+    pub async fn offer_snapshot(
+        &self,
+        header: &peer::SnapshotHeader,
+    ) -> Result<peer::SnapshotOffer> {
+        let incoming = self.incoming(header)?;
+        let area = self.inner.staging.clone();
+        let offered = self.inner.pool.run(move || area.offer(&incoming.manifest)).await;
+        let files = offered.map_err(|e| Error::Stopped(e.to_string()))??;
+        Ok(peer::SnapshotOffer { files })
+    }
+
+    /// Begins to receive a snapshot, after what was offered for it. Waits for the disk, on the
+    /// pool.
     ///
     /// # Errors
     /// [`Error::Misdirected`], [`Error::Malformed`]; [`Error::Engine`] where it cannot be staged.
     pub async fn begin_snapshot(&self, header: &peer::SnapshotHeader) -> Result<SnapshotReceiver> {
+        let inner = self.inner.clone();
+        let incoming = self.incoming(header)?;
+        let (area, number) = (inner.staging.clone(), inner.entropy.u64());
+        let (manifest, total_bytes) = (incoming.manifest.clone(), incoming.total_bytes);
+        let begun = inner.pool.run(move || area.begin(&manifest, total_bytes, number)).await;
+        let turn = begun.map_err(|e| Error::Stopped(e.to_string()))??;
+        Ok(SnapshotReceiver { inner, incoming, turn })
+    }
+
+    /// The header of a snapshot for this replica, checked.
+    fn incoming(&self, header: &peer::SnapshotHeader) -> Result<Incoming> {
         let inner = &self.inner;
         inner.check_health()?;
         let options = &inner.options;
@@ -148,12 +176,7 @@ impl Replica {
         if header.range_id != options.range.0 || header.to_replica != options.replica.0 {
             return Err(Error::Misdirected("snapshot for another replica"));
         }
-        let incoming = Incoming::from_header(header)?;
-        let (disk, pool) = (inner.disk.clone(), inner.pool.clone());
-        let number = inner.entropy.u64();
-        let receiving =
-            Receiving::begin(disk, pool, &options.dir, header, &incoming, number).await?;
-        Ok(SnapshotReceiver { inner: inner.clone(), incoming, receiving })
+        Incoming::from_header(header)
     }
 }
 
@@ -209,7 +232,8 @@ fn read_error_info(error: &ReadError) -> ErrorInfo {
 pub struct SnapshotReceiver {
     inner: Arc<Inner>,
     incoming: Incoming,
-    receiving: Receiving,
+    /// What it writes with, until another transfer takes over.
+    turn: u64,
 }
 
 impl SnapshotReceiver {
@@ -217,9 +241,9 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     /// [`Error::Malformed`] for a damaged chunk, [`Error::Engine`]: drop the receiver; the sender
-    /// begins again.
+    /// comes again and goes on. [`Error::Stopped`]: it has come again already.
     pub fn write(&mut self, data: &peer::SnapshotData) -> Result<()> {
-        self.receiving.write(data)
+        self.inner.staging.write(self.turn, data)
     }
 
     /// Syncs what was staged and switches to it. The answer is this replica's vote.
@@ -227,9 +251,10 @@ impl SnapshotReceiver {
     /// # Errors
     /// [`Error::Malformed`] where chunks are missing, [`Error::Engine`], [`Error::Stopped`].
     pub async fn finish(self) -> Result<peer::SnapshotResult> {
-        let Self { inner, incoming, receiving } = self;
-        let received_bytes = receiving.received_bytes();
-        let staged = receiving.finish().await?;
+        let Self { inner, incoming, turn } = self;
+        let area = inner.staging.clone();
+        let finished = inner.pool.run(move || area.finish(turn)).await;
+        let (staged, received_bytes) = finished.map_err(|e| Error::Stopped(e.to_string()))??;
         inner.heard();
         if !fits_log(&inner, &incoming) {
             return Err(Error::Malformed("snapshot contradicts what is committed here"));

@@ -101,6 +101,7 @@ pub(crate) async fn compact(inner: Arc<Inner>) {
 pub(crate) async fn purge(inner: Arc<Inner>) {
     loop {
         sleep(PURGE_EVERY).await;
+        inner.staging.drop_idle();
         let is_short = inner.journal.group_bytes(inner.group) <= LOG_TAIL_BYTES;
         if is_short && inner.journal.usage() <= inner.journal.limit() / 2 {
             continue;

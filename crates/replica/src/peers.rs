@@ -84,8 +84,10 @@ pub trait Peers: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<peer::ReadIndexResponse, PeerError>>;
 
-    /// Sends a snapshot: the header, then chunks taken from `source` (on a thread that may wait for
-    /// a disk), rate-limited, few at a time. Dropping the future cancels the transfer.
+    /// Sends a snapshot: offers the header, tells `source` what the receiver has of it already,
+    /// then sends the header and chunks taken from `source` (on a thread that may wait for a disk),
+    /// rate-limited, few at a time. Dropping the future cancels the transfer; the next one goes on
+    /// where it ended.
     fn send_snapshot(
         &self,
         to: &PeerAddress,
@@ -100,6 +102,9 @@ pub trait Peers: Send + Sync + 'static {
 
 /// The files of a snapshot, read chunk by chunk. Waits for the disk: not for a reactor thread.
 pub trait SnapshotSource: Send {
+    /// Leaves out what the receiver says it has. To be called before the first chunk is taken.
+    fn resume(&mut self, staged: Vec<peer::StagedFile>);
+
     /// The next chunk, at most about `bytes_max` bytes; `None` after the last one.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_env::{Clock, Disk, Entropy};
+use holdfast_env::{Clock, Entropy};
 use holdfast_journal::{GroupId, Journal};
 use holdfast_kv::{Command, Reader, StateMachine};
 use holdfast_lsm::{Engine, Pressure};
@@ -27,11 +27,12 @@ use crate::leadership::{LeaderInfo, Leadership, Role, WallClocks};
 use crate::options::ReplicaOptions;
 use crate::peers::Peers;
 use crate::proposer::{Committed, Growth, NoGrowth, Packer, Proposer};
+use crate::raft::Group;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Machine, Progress};
 use crate::raft::network::{Factory, Holds, NetworkShared};
 use crate::raft::runtime::{self, Context};
-use crate::raft::{Group, snapshot};
+use crate::raft::staging::{self, StagingArea};
 use crate::reads::{Assurance, FollowerReads, Proofs, RoundTask, Rounds};
 use crate::renewals::{self, RENEWALS_WAITING_MAX, Renewing};
 use crate::watch::{Hub, LockWaiter, WatchFilter, WatchStream};
@@ -53,7 +54,7 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) staging: Arc<StagingArea>,
     pub(crate) pool: Pool,
     reactor: Handle,
     tasks: Tasks,
@@ -287,8 +288,9 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let offset_max = options.timings.clock_offset_max;
     let leadership = Arc::new(Leadership::new(deps.clock.clone(), options.node, offset_max, walls));
     let progress = new_progress(&options, &reader, &leadership);
-    let network = new_network(&options, &deps);
     let health = new_health(group, &deps, &reader);
+    let network = new_network(&options, &deps, &health);
+    let staging = new_staging(&options, &deps);
     let log = LogStore { journal: deps.journal.clone(), group, health: health.clone() };
     let machine = Machine {
         state,
@@ -319,7 +321,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         engine: deps.engine,
         clock: deps.clock,
         entropy: deps.entropy,
-        disk: deps.disk,
+        staging,
         pool: deps.pool,
         reactor: deps.reactor,
         tasks: Tasks::new(),
@@ -360,7 +362,7 @@ fn new_health(group: GroupId, deps: &Deps, reader: &Reader) -> Arc<Health> {
 async fn open_state(options: &ReplicaOptions, deps: &Deps) -> Result<StateMachine> {
     let (disk, dir, engine) = (deps.disk.clone(), options.dir.clone(), deps.engine.clone());
     let opening = move || {
-        if let Err(error) = snapshot::remove_leftovers(disk.as_ref(), &dir) {
+        if let Err(error) = staging::remove_leftovers(disk.as_ref(), &dir) {
             tracing::warn!(%error, "leftovers of snapshots stay");
         }
         StateMachine::open(engine)
@@ -387,7 +389,12 @@ fn new_progress(
     Arc::new(progress)
 }
 
-fn new_network(options: &ReplicaOptions, deps: &Deps) -> Arc<NetworkShared> {
+fn new_staging(options: &ReplicaOptions, deps: &Deps) -> Arc<StagingArea> {
+    let (disk, pool, clock) = (deps.disk.clone(), deps.pool.clone(), deps.clock.clone());
+    StagingArea::new(disk, pool, clock, options.dir.clone())
+}
+
+fn new_network(options: &ReplicaOptions, deps: &Deps, health: &Arc<Health>) -> Arc<NetworkShared> {
     Arc::new(NetworkShared {
         peers: deps.peers.clone(),
         cluster: options.cluster,
@@ -398,6 +405,7 @@ fn new_network(options: &ReplicaOptions, deps: &Deps) -> Arc<NetworkShared> {
         session_idle_max: options.timings.session_idle_max,
         rounds: Default::default(),
         holds: Holds::default(),
+        health: health.clone(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
-use holdfast_lsm::{Error, Family, Staging};
+use holdfast_lsm::{Completed, Error, Family, Staging};
 
 use crate::harness::{World, check, open_engine, small_options};
 
@@ -99,6 +99,52 @@ fn stage(receiver: &World, source: &World) -> Result<std::path::PathBuf, Error> 
         staging.write(&file.name, 0, &chunk)?;
     }
     staging.finish()
+}
+
+#[test]
+fn staging_goes_on_with_files_that_two_snapshots_share_and_names_damaged_ones() {
+    let mut source = source();
+    let receiver = World::new(small_options());
+    let disk = Arc::new(receiver.disk.clone());
+    let first = source.engine.pin();
+    let staging = Staging::create(disk, Path::new("/data/staging"), first.manifest()).unwrap();
+    for (number, file) in first.files().iter().enumerate() {
+        let chunk = first.read_chunk(number, 0, 1 << 20).unwrap();
+        staging.write(&file.name, 0, &chunk).unwrap();
+        let mut check = first.check(number).unwrap();
+        check.update(&chunk);
+        assert!(check.matches());
+        check.update(b"more");
+        assert!(!check.matches());
+    }
+    source.put("another", "file");
+    source.flush();
+    let second = source.engine.pin();
+    let is_shared = |name: &str| first.files().iter().any(|file| file.name == name);
+    let fresh: Vec<_> =
+        second.files().iter().enumerate().filter(|(_, file)| !is_shared(&file.name)).collect();
+    assert!(!fresh.is_empty() && fresh.len() < second.files().len());
+    let staging = staging.adopt(second.manifest()).unwrap();
+    for (number, file) in fresh {
+        let chunk = second.read_chunk(number, 0, 1 << 20).unwrap();
+        staging.write(&file.name, 0, &chunk).unwrap();
+    }
+    let shared = second.files().iter().find(|file| is_shared(&file.name)).unwrap();
+    let good = staging.read(&shared.name, 0, 32).unwrap();
+    staging.write(&shared.name, 0, &[7; 32]).unwrap();
+    let staging = match staging.complete().unwrap() {
+        Completed::Damaged(staging, files) => {
+            assert_eq!(files, [shared.name.clone()]);
+            staging
+        }
+        Completed::Verified(_) => panic!("the damage is not noticed"),
+    };
+    staging.write(&shared.name, 0, &good).unwrap();
+    let Completed::Verified(verified) = staging.complete().unwrap() else {
+        panic!("everything is there");
+    };
+    receiver.engine.switch_to(&verified, 0).unwrap();
+    check(&receiver.engine, &source.model);
 }
 
 #[test]

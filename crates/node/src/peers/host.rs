@@ -4,7 +4,8 @@ use futures_util::future::BoxFuture;
 use holdfast_model::{NodeId, RangeId, ReplicaId};
 use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::{
-    AppendRequest, AppendResponse, Refusal, SnapshotData, SnapshotHeader, SnapshotResult,
+    AppendRequest, AppendResponse, Refusal, SnapshotData, SnapshotHeader, SnapshotOffer,
+    SnapshotResult,
 };
 use tokio::sync::mpsc;
 
@@ -41,6 +42,13 @@ pub trait Host: Send + Sync + 'static {
     /// Serves a heartbeat, vote, transfer or read-index request; the answer may be a refusal.
     fn request(&self, route: Route, body: Body) -> BoxFuture<'static, Body>;
 
+    /// Says what of a snapshot is here already; a transfer of it that is under way ends.
+    fn offer(
+        &self,
+        node: NodeId,
+        header: SnapshotHeader,
+    ) -> BoxFuture<'static, Result<SnapshotOffer, Refusal>>;
+
     /// Begins to receive a snapshot.
     fn snapshot(
         &self,
@@ -60,7 +68,7 @@ pub trait SnapshotSink: Send {
     /// Stages one chunk. Blocks for the disk.
     ///
     /// # Errors
-    /// The transfer is refused; the sender begins again later.
+    /// The transfer is refused; the sender comes again later and goes on.
     fn write(&mut self, chunk: SnapshotData) -> std::io::Result<()>;
 
     /// Verifies what was staged and installs it.

@@ -113,6 +113,14 @@ impl PeerService {
         Ok(node)
     }
 
+    fn check_snapshot(&self, header: &wire::SnapshotHeader) -> Result<(), Status> {
+        let own = self.check_cluster(&header.cluster_id)?;
+        if header.to_node == own.0 {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("this is {own}")))
+    }
+
     /// Checks a node that claims to be of the same cluster, and remembers it. Answers with why it
     /// must never take part again, empty if it may.
     async fn check_introduction(&self, request: &wire::HandshakeRequest) -> Result<String, Status> {
@@ -243,6 +251,18 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    async fn offer_snapshot(
+        &self,
+        request: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotOffer>, Status> {
+        let host = self.inner.host.get().cloned();
+        let host = host.ok_or_else(|| Status::unavailable("this node is starting"))?;
+        let header = request.into_inner();
+        self.check_snapshot(&header)?;
+        let offer = host.offer(NodeId(header.from_node), header).await;
+        offer.map(Response::new).map_err(|refusal| Status::failed_precondition(refusal.reason))
+    }
+
     async fn send_snapshot(
         &self,
         request: Request<Streaming<wire::SnapshotChunk>>,
@@ -250,13 +270,7 @@ impl Peer for PeerService {
         self.check_standing()?;
         let host = self.inner.host.get().cloned();
         let host = host.ok_or_else(|| Status::unavailable("this node is starting"))?;
-        let check = |header: &wire::SnapshotHeader| {
-            let own = self.check_cluster(&header.cluster_id)?;
-            if header.to_node == own.0 {
-                return Ok(());
-            }
-            Err(Status::failed_precondition(format!("this is {own}")))
-        };
+        let check = |header: &wire::SnapshotHeader| self.check_snapshot(header);
         let pool = self.inner.pool.clone();
         let slots = self.inner.sending.receiving.clone();
         snapshot::receive(host, pool, slots, request.into_inner(), check).await.map(Response::new)

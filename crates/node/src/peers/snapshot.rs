@@ -68,12 +68,13 @@ impl Sending {
     }
 }
 
-/// Sends one snapshot to `node`; dropping the future ends the transfer.
+/// Sends one snapshot to `node`, from where an earlier transfer to it ended; dropping the future
+/// ends the transfer.
 pub(super) async fn send(
     inner: &Arc<Inner>,
     node: &PeerNode,
     header: SnapshotHeader,
-    source: Box<dyn SnapshotSource>,
+    mut source: Box<dyn SnapshotSource>,
 ) -> Result<SnapshotResult, PeerError> {
     let slot = inner.sending.slots.acquire().await;
     let _slot = slot.map_err(|_| PeerError::Refused("this node is stopping".into()))?;
@@ -84,6 +85,10 @@ pub(super) async fn send(
         .await
         .map_err(|_| PeerError::Unreachable(format!("{address} does not answer")))?
         .map_err(PeerError::Unreachable)?;
+    let offer = client.offer_snapshot(header.clone());
+    let offer = holdfast_runtime::timeout(CHUNK_TIMEOUT, offer).await;
+    let offer = offer.map_err(|_| PeerError::Timeout)?.map_err(|status| refused(&status))?;
+    source.resume(offer.into_inner().files);
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let first = SnapshotChunk { body: Some(Body::Header(header)) };
     let pump = pump(inner, first, source, chunks);

@@ -4,7 +4,9 @@ use futures_util::future::BoxFuture;
 use holdfast_model::{NodeId, RangeId, ReplicaId};
 use holdfast_replica::{Replica, Role, SnapshotReceiver};
 use holdfast_wire::peer::v1::message::Body;
-use holdfast_wire::peer::v1::{Refusal, SnapshotData, SnapshotHeader, SnapshotResult};
+use holdfast_wire::peer::v1::{
+    Refusal, SnapshotData, SnapshotHeader, SnapshotOffer, SnapshotResult,
+};
 use tokio::sync::mpsc;
 
 use super::Registry;
@@ -49,18 +51,23 @@ impl Host for Registry {
         }
     }
 
+    fn offer(
+        &self,
+        node: NodeId,
+        header: SnapshotHeader,
+    ) -> BoxFuture<'static, Result<SnapshotOffer, Refusal>> {
+        let replica = self.addressed(route_of(node, &header));
+        Box::pin(
+            async move { replica?.offer_snapshot(&header).await.map_err(|e| busy(e.to_string())) },
+        )
+    }
+
     fn snapshot(
         &self,
         node: NodeId,
         header: SnapshotHeader,
     ) -> BoxFuture<'static, Result<Box<dyn SnapshotSink>, Refusal>> {
-        let route = Route {
-            range: RangeId(header.range_id),
-            from: ReplicaId(header.from_replica),
-            to: ReplicaId(header.to_replica),
-            node,
-        };
-        let replica = self.addressed(route);
+        let replica = self.addressed(route_of(node, &header));
         Box::pin(async move {
             let receiver = replica?.begin_snapshot(&header).await;
             let receiver = receiver.map_err(|e| busy(e.to_string()))?;
@@ -78,6 +85,15 @@ impl Host for Registry {
         for hosted in self.hosted().values() {
             hosted.replica.peer_back(node);
         }
+    }
+}
+
+fn route_of(node: NodeId, header: &SnapshotHeader) -> Route {
+    Route {
+        range: RangeId(header.range_id),
+        from: ReplicaId(header.from_replica),
+        to: ReplicaId(header.to_replica),
+        node,
     }
 }
 

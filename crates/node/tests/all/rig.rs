@@ -90,6 +90,17 @@ impl Host for TestHost {
         })
     }
 
+    /// What was heard before a snapshot broke off is not to be sent again.
+    fn offer(
+        &self,
+        _: NodeId,
+        _: wire::SnapshotHeader,
+    ) -> BoxFuture<'static, Result<wire::SnapshotOffer, wire::Refusal>> {
+        let bytes = self.heard.snapshot.lock().len() as u64;
+        let files = vec![wire::StagedFile { file: "a".into(), bytes }];
+        Box::pin(async move { Ok(wire::SnapshotOffer { files }) })
+    }
+
     fn snapshot(
         &self,
         _: NodeId,

@@ -7,6 +7,7 @@ pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod runtime;
 pub(crate) mod snapshot;
+pub(crate) mod staging;
 #[cfg(test)]
 mod suite;
 pub(crate) mod types;

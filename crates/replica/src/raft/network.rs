@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
+use crate::health::Health;
 use crate::peers::{PeerAddress, PeerError, Peers};
 use crate::raft::convert;
 use crate::raft::snapshot::{self, SnapshotPayload};
@@ -56,6 +57,7 @@ pub(crate) struct NetworkShared {
     pub(crate) rounds: AtomicUsize,
     /// Log indexes that snapshots under way end at: nothing after them may be purged.
     pub(crate) holds: Holds,
+    pub(crate) health: Arc<Health>,
 }
 
 impl NetworkShared {
@@ -400,8 +402,9 @@ impl NetSnapshot<TypeConfig> for Network {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let hold = snapshot.meta.last_log_id.map(|last| Hold::new(&self.shared, last.index));
         let (shared, node) = (&self.shared, self.shared.node);
-        let (header, source) = snapshot::outgoing(&self.address, node, &vote, snapshot)
-            .map_err(|e| StreamingError::from(NetworkError::new(&e)))?;
+        let (header, source) =
+            snapshot::outgoing(&self.address, node, &vote, snapshot, &shared.health)
+                .map_err(|e| StreamingError::from(NetworkError::new(&e)))?;
         let sending = shared.peers.send_snapshot(&self.address, header, source);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -23,7 +23,8 @@ use tokio::sync::{Notify, watch};
 
 use super::log_store::LogStore;
 use super::machine::{Builder, Machine, Progress};
-use super::snapshot::{Incoming, Receiving, SnapshotPayload, outgoing};
+use super::snapshot::{Incoming, SnapshotPayload, outgoing};
+use super::staging::StagingArea;
 use super::types::{
     Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
@@ -201,16 +202,18 @@ impl RaftStateMachine<TypeConfig> for Suited {
         };
         let vote = Vote::new_committed(u64::MAX, ReplicaId(1001));
         let snapshot = Snapshot { meta: meta.clone(), snapshot: payload };
-        let (header, mut source) = outgoing(&to, NodeId(2), &vote, snapshot).unwrap();
+        let (header, mut source) =
+            outgoing(&to, NodeId(2), &vote, snapshot, &self.machine.health).unwrap();
         let incoming = Incoming::from_header(&header).unwrap();
         assert_eq!(incoming.meta, *meta);
         let (disk, pool) = (self.disk.clone(), Pool::inline());
-        let receiving = Receiving::begin(disk, pool, &self.engine_dir, &header, &incoming, 7);
-        let mut receiving = receiving.await.unwrap();
+        let area = StagingArea::new(disk, pool, Arc::new(RealClock), self.engine_dir.clone());
+        assert_eq!(area.offer(&incoming.manifest).unwrap(), []);
+        let turn = area.begin(&incoming.manifest, incoming.total_bytes, 7).unwrap();
         while let Some(chunk) = source.next_chunk(100)? {
-            receiving.write(&chunk).unwrap();
+            area.write(turn, &chunk).unwrap();
         }
-        let staged = receiving.finish().await.unwrap();
+        let (staged, _) = area.finish(turn).unwrap();
         self.machine.install_snapshot(&incoming.meta, SnapshotPayload::Staged(staged)).await
     }
 

@@ -35,7 +35,7 @@ fn damage_log(disk: &SimDisk) -> usize {
 }
 
 /// Flips bits in every table of the node's engine.
-fn damage_tables(disk: &SimDisk) -> usize {
+pub fn damage_tables(disk: &SimDisk) -> usize {
     let is_table = |path: &PathBuf| path.extension().is_some_and(|e| e == "tbl");
     let files = disk.files(Path::new("/node/replica")).unwrap();
     let tables: Vec<_> = files.into_iter().filter(|(path, _)| is_table(path)).collect();
@@ -47,7 +47,7 @@ fn damage_tables(disk: &SimDisk) -> usize {
     tables.len()
 }
 
-async fn retired(node: &Node) {
+pub async fn retired(node: &Node) {
     let ended = async {
         while node.replica.leader().role != Role::Stopped {
             sleep(Duration::from_millis(5)).await;

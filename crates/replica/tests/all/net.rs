@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 const LATENCY: Duration = Duration::from_millis(1);
+/// Bytes of a snapshot that travel together.
+pub const SNAPSHOT_CHUNK: usize = 1 << 10;
+const SNAPSHOT_PAUSE: Duration = Duration::from_micros(100);
 
 /// The network of one test.
 #[derive(Default)]
@@ -26,6 +29,11 @@ pub struct Net {
     pub urgent_heartbeats: AtomicUsize,
     pub read_indexes: AtomicUsize,
     pub snapshots: AtomicUsize,
+    /// Bytes of snapshots that arrived, and how many more may before the transfer breaks.
+    pub snapshot_bytes: AtomicUsize,
+    pub breaks_after: Mutex<Option<usize>>,
+    /// Transfers that broke so.
+    pub breaks: AtomicUsize,
 }
 
 impl Net {
@@ -46,6 +54,19 @@ impl Net {
                 false => cut.insert(link),
             };
         }
+    }
+
+    /// Counts bytes of a snapshot, unless it is to break before them.
+    fn take(&self, bytes: usize) -> Result<(), Error> {
+        if let Some(left) = &mut *self.breaks_after.lock() {
+            let Some(rest) = left.checked_sub(bytes) else {
+                self.breaks.fetch_add(1, Ordering::Relaxed);
+                return Err(Error::Stopped("the connection broke".into()));
+            };
+            *left = rest;
+        }
+        self.snapshot_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn is_up(&self, from: NodeId, to: NodeId) -> bool {
@@ -168,9 +189,13 @@ impl Peers for End {
         let net = self.net.clone();
         self.call(to, move |replica| async move {
             net.snapshots.fetch_add(1, Ordering::Relaxed);
+            source.resume(replica.offer_snapshot(&header).await?.files);
             let mut receiver = replica.begin_snapshot(&header).await?;
-            while let Some(chunk) = source.next_chunk(1 << 10).expect("the snapshot is readable") {
+            let unreadable = |e: std::io::Error| Error::Stopped(e.to_string());
+            while let Some(chunk) = source.next_chunk(SNAPSHOT_CHUNK).map_err(unreadable)? {
+                net.take(chunk.bytes.len())?;
                 receiver.write(&chunk)?;
+                sleep(SNAPSHOT_PAUSE).await;
             }
             receiver.finish().await
         })

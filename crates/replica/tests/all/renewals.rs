@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_env::Clock;
 use holdfast_kv::command::{LeaseGrant, LeaseRevoke, Put};
-use holdfast_kv::{Command, Operation, Outcome};
+use holdfast_kv::{Command, Operation};
 use holdfast_model::LeaseId;
 use holdfast_replica::{ProposeError, Renewed};
 use holdfast_runtime::{Deadline, sleep, spawn};
