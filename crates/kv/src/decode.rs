@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_model::LogIndex;
 use prost::Message;
 
-use crate::command::{APPLY_VERSION, Command, Envelope, Operation, Txn, TxnOperation, TxnStep};
+use crate::command::{APPLY_VERSION, Envelope, Operation, Txn, TxnOperation, TxnStep};
 use crate::{Error, Kind, LogEntry, LogPosition, Result};
 
 /// A decoded entry.
@@ -71,41 +71,4 @@ fn is_known_txn(txn: &Txn) -> bool {
     };
     txn.compares.iter().all(|compare| compare.target.is_some())
         && txn.success.iter().chain(&txn.failure).all(known)
-}
-
-/// The keys whose newest versions the entries will ask for.
-pub(crate) fn keys_of(decoded: &[Decoded]) -> Vec<Bytes> {
-    let mut keys = Vec::new();
-    for entry in decoded {
-        if let Body::Envelope(envelope) = &entry.body {
-            for Command { items, .. } in &envelope.commands {
-                for operation in items.iter().filter_map(|item| item.operation.as_ref()) {
-                    push_keys(operation, &mut keys);
-                }
-            }
-        }
-    }
-    keys
-}
-
-fn push_keys(operation: &Operation, keys: &mut Vec<Bytes>) {
-    match operation {
-        Operation::Put(put) => keys.push(put.key.clone()),
-        Operation::Delete(delete) => keys.push(delete.key.clone()),
-        Operation::Increment(increment) => keys.push(increment.key.clone()),
-        Operation::Txn(txn) => {
-            let points = txn.compares.iter().filter(|compare| compare.end.is_empty());
-            keys.extend(points.map(|compare| compare.key.clone()));
-            for step in txn.success.iter().chain(&txn.failure) {
-                match &step.operation {
-                    Some(TxnOperation::Get(get)) => keys.push(get.key.clone()),
-                    Some(TxnOperation::Put(put)) => keys.push(put.key.clone()),
-                    Some(TxnOperation::Delete(delete)) => keys.push(delete.key.clone()),
-                    Some(TxnOperation::Increment(increment)) => keys.push(increment.key.clone()),
-                    _ => {}
-                }
-            }
-        }
-        _ => {}
-    }
 }

@@ -25,6 +25,7 @@ mod hash;
 mod log;
 mod machine;
 mod outcome;
+mod prefetch;
 mod progress;
 mod reader;
 mod records;
@@ -44,6 +45,7 @@ pub use outcome::{
     LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState, Mutation, Outcome, Refusal,
     Renewal, TxnOutcome, TxnResult,
 };
+pub use prefetch::{ColdPart, Prepared, Warmed};
 pub use reader::{At, ChangesPage, CountPage, LeaseInfo, Page, Reader, ScanRequest, SessionStats};
 pub use sessions::SESSION_TABLE_BYTES_MAX;
 pub use truth::Truth;

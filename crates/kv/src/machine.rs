@@ -10,7 +10,8 @@ use holdfast_model::Revision;
 
 use crate::apply::Applier;
 use crate::command::Configure;
-use crate::decode::{Body, Decoded, decode, keys_of};
+use crate::decode::{Body, Decoded, decode};
+use crate::prefetch::Prepared;
 use crate::progress::Progress;
 use crate::reader::{Published, Reader, SharedState, first_due_ms};
 use crate::records::{COMPACTED, CompactedRecord, MARKS, MarksRecord, TRUTH, unseal};
@@ -146,42 +147,66 @@ impl StateMachine {
         &self.engine
     }
 
+    /// Decodes and checks committed entries, and looks up in memory what they will ask for. Read
+    /// what is cold ([`Prepared::take_cold`]) before they are applied: what is not read then is
+    /// read by apply. Nothing may be applied in between. Cost: memory alone.
+    ///
+    /// # Errors
+    /// As [`StateMachine::apply`], which nothing was applied by.
+    pub fn prepare(&self, entries: &[LogEntry]) -> Result<Prepared> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let decoded = decode(entries, self.progress.next_index())?;
+        let base = self.progress.applied().point;
+        Prepared::new(&self.engine, base, decoded, self.expiry_floor_ms)
+    }
+
     /// Carries out committed entries, in the order of the log.
     ///
     /// Everything they change becomes one engine batch and visible at once. `gate` is the
     /// journal's logical end after the last of them: the change does not become durable here
-    /// before the journal is durable up to it. Cost: one `multi_get` of the keys named, then
-    /// memory; entries need not be cut in any particular way, the state comes out the same.
+    /// before the journal is durable up to it. Entries need not be cut in any particular way, the
+    /// state comes out the same. Waits for the disk where something is not in memory.
     ///
     /// # Errors
     /// [`Error::OutOfOrder`], [`Error::UnknownVersion`], [`Error::UnknownOperation`],
     /// [`Error::MalformedEntry`]: nothing was applied; stop the replica. Engine errors: the
     /// machine refuses further calls ([`Error::Poisoned`]); stop the replica.
     pub fn apply(&mut self, entries: &[LogEntry], gate: u64) -> Result<ApplyResult> {
-        if self.poisoned {
-            return Err(Error::Poisoned);
-        }
-        let decoded = decode(entries, self.progress.next_index())?;
-        let Some(last) = decoded.last().map(|entry| entry.position) else {
-            let point = self.progress.applied().point;
+        let prepared = self.prepare(entries)?;
+        self.apply_prepared(prepared, gate)
+    }
+
+    /// [`StateMachine::apply`] of entries that were prepared. Cost: memory, where what was cold
+    /// has been read.
+    ///
+    /// # Errors
+    /// Engine errors, as [`StateMachine::apply`].
+    ///
+    /// # Panics
+    /// If something was applied since they were prepared.
+    pub fn apply_prepared(&mut self, prepared: Prepared, gate: u64) -> Result<ApplyResult> {
+        let point = self.progress.applied().point;
+        assert_eq!(prepared.base, point, "entries are prepared for the state they are applied to");
+        let Some(last) = prepared.decoded.last().map(|entry| entry.position) else {
             return Ok(ApplyResult { point, ..ApplyResult::default() });
         };
         self.poisoned = true;
-        let result = self.apply_decoded(decoded, last, gate)?;
+        let result = self.apply_decoded(prepared, last, gate)?;
         self.poisoned = false;
         Ok(result)
     }
 
     fn apply_decoded(
         &mut self,
-        decoded: Vec<Decoded>,
+        prepared: Prepared,
         last: LogPosition,
         gate: u64,
     ) -> Result<ApplyResult> {
+        let Prepared { decoded, known, base, .. } = prepared;
         let positions: Vec<LogPosition> = decoded.iter().map(|entry| entry.position).collect();
-        let base = self.progress.applied().point;
-        let mut work = Working::new(&self.engine, base, self.expiry_floor_ms);
-        work.fetch(keys_of(&decoded))?;
+        let work = Working::new(&self.engine, base, known, self.expiry_floor_ms);
         let published = self.shared.published.load_full();
         let mut applier = Applier::new(work, &mut self.sessions, &published);
         let mut outcomes = Vec::with_capacity(positions.len());

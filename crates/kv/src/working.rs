@@ -18,6 +18,7 @@ use holdfast_model::Revision;
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::prefetch::Known;
 use crate::records::{Due, family_name, unseal};
 use crate::{Entry, Event, EventKind, Previous, Result, RevisionEvents};
 
@@ -39,7 +40,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-type KeyMap<V> = HashMap<Bytes, V, BuildHasherDefault<KeyHasher>>;
+pub(crate) type KeyMap<V> = HashMap<Bytes, V, BuildHasherDefault<KeyHasher>>;
 
 /// One change of a key.
 struct Write {
@@ -85,6 +86,8 @@ pub(crate) struct Working<'a> {
     pub unindexed: u64,
     /// The newest version of keys at `base`.
     fetched: KeyMap<Option<Entry>>,
+    /// Records of internal families at `base`.
+    records: BTreeMap<(Family, Bytes), Option<Bytes>>,
     writes: Vec<Write>,
     latest: KeyMap<usize>,
     internal: BTreeMap<(Family, Bytes), Option<Bytes>>,
@@ -92,8 +95,9 @@ pub(crate) struct Working<'a> {
 }
 
 impl<'a> Working<'a> {
-    /// The state at `base`, at `revision` (1 where nothing was ever applied).
-    pub fn new(engine: &'a Engine, base: ReadPoint, expiry_floor_ms: u64) -> Self {
+    /// The state at `base`, of which `known` is known, at its revision (1 where nothing was ever
+    /// applied).
+    pub fn new(engine: &'a Engine, base: ReadPoint, known: Known, expiry_floor_ms: u64) -> Self {
         Self {
             engine,
             base,
@@ -102,7 +106,8 @@ impl<'a> Working<'a> {
             expiry_floor_ms,
             earliest_due_ms: u64::MAX,
             unindexed: 0,
-            fetched: KeyMap::default(),
+            fetched: known.data,
+            records: known.records,
             writes: Vec::new(),
             latest: KeyMap::default(),
             internal: BTreeMap::new(),
@@ -204,6 +209,9 @@ impl<'a> Working<'a> {
     fn raw(&self, family: Family, key: &Bytes) -> Result<Option<Bytes>> {
         if let Some(value) = self.internal.get(&(family, key.clone())) {
             return Ok(value.clone());
+        }
+        if let Some(known) = self.records.get(&(family, key.clone())) {
+            return Ok(known.clone());
         }
         Ok(self.engine.get(family, key, self.base)?.map(|record| record.value))
     }

@@ -6,6 +6,7 @@ mod exactly_once;
 mod formats;
 mod limits;
 mod model;
+mod prefetch;
 mod readers;
 mod recovery;
 mod script;

@@ -134,7 +134,7 @@ fn staging_goes_on_with_files_that_two_snapshots_share_and_names_damaged_ones() 
     staging.write(&shared.name, 0, &[7; 32]).unwrap();
     let staging = match staging.complete().unwrap() {
         Completed::Damaged(staging, files) => {
-            assert_eq!(files, [shared.name.clone()]);
+            assert_eq!(files, std::slice::from_ref(&shared.name));
             staging
         }
         Completed::Verified(_) => panic!("the damage is not noticed"),

@@ -1,16 +1,17 @@
 //! openraft's state machine on `kv` and the engine.
 //!
-//! Apply is memory work only: what it makes durable follows later, gated on the journal, so it
-//! never waits for a disk. A replica whose apply fails otherwise than for the client stops.
+//! Apply is memory work only: what a batch asks for and is not in memory is read ahead by other
+//! threads, what it makes durable follows later, gated on the journal; so it never waits for a disk. A replica whose apply fails otherwise than for the client stops.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
 use holdfast_journal::Journal;
-use holdfast_kv::{ApplyResult, LogEntry, ReadPoint, Reader, StateMachine};
+use holdfast_kv::{ApplyResult, LogEntry, Prepared, ReadPoint, Reader, StateMachine};
 use holdfast_lsm::Engine;
 use holdfast_runtime::Pool;
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -30,6 +31,9 @@ use crate::watch::Hub;
 const BATCH_ENTRIES_MAX: usize = 64;
 /// Payload applied as one engine batch, bytes.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Threads that read what a batch asks for and what is not in memory.
+const COLD_READS_MAX: usize = 8;
 
 /// How often a flush looks whether the journal lets it go on.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
@@ -103,13 +107,30 @@ impl Machine {
         io::Error::other(error)
     }
 
+    /// Decodes what was collected, and reads what it asks for and what is not in memory: on other
+    /// threads, many at once, while this reactor goes on.
+    async fn prepare(&self, entries: &[LogEntry]) -> io::Result<Prepared> {
+        let mut prepared = self.state.prepare(entries).map_err(|e| self.failed(e))?;
+        let cold = prepared.take_cold(COLD_READS_MAX);
+        let reads = cold.into_iter().map(|part| self.pool.run(move || part.read()));
+        for read in join_all(reads).await {
+            match read {
+                Ok(read) => prepared.warm(read.map_err(|e| self.failed(e))?),
+                // The pool has no room: apply reads it itself.
+                Err(error) => tracing::debug!(%error, "cold keys are not read ahead"),
+            }
+        }
+        Ok(prepared)
+    }
+
     /// Applies what was collected as one batch, publishes it, answers.
-    fn apply_batch(&mut self, batch: &mut ApplyBatch) -> io::Result<()> {
+    async fn apply_batch(&mut self, batch: &mut ApplyBatch) -> io::Result<()> {
         if batch.entries.is_empty() {
             return Ok(());
         }
+        let prepared = self.prepare(&batch.entries).await?;
         let gate = self.journal.logical_end();
-        let result = self.state.apply(&batch.entries, gate).map_err(|e| self.failed(e))?;
+        let result = self.state.apply_prepared(prepared, gate).map_err(|e| self.failed(e))?;
         let ApplyResult { outcomes, events, grants, truth, due_ms, point, .. } = result;
         if let Some(truth) = truth {
             self.progress.epoch.store(truth.epoch.0, Ordering::Release);
@@ -196,12 +217,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
         while let Some(entry) = entries.next().await {
             batch.push(entry?);
             if batch.is_full() {
-                self.apply_batch(&mut batch)?;
+                self.apply_batch(&mut batch).await?;
                 // A long catch-up shares the reactor with heartbeats.
                 holdfast_runtime::yield_now().await;
             }
         }
-        self.apply_batch(&mut batch)
+        self.apply_batch(&mut batch).await
     }
 
     /// Without `force` what is durable now makes the snapshot. With it, what is applied now: the
