@@ -1,7 +1,8 @@
 //! openraft's state machine on `kv` and the engine.
 //!
 //! Apply is memory work only: what a batch asks for and is not in memory is read ahead by other
-//! threads, what it makes durable follows later, gated on the journal; so it never waits for a disk. A replica whose apply fails otherwise than for the client stops.
+//! threads, and what it makes durable follows later, gated on the journal. So it never waits for
+//! a disk. A replica whose apply fails otherwise than for the client stops.
 
 use std::io;
 use std::sync::Arc;
