@@ -40,7 +40,7 @@ use crate::graveyard::Grave;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::options::Compression;
 use crate::shared::BlockKey;
-use crate::sink::Sink;
+use crate::sink::{Pace, Sink};
 use crate::table::{FileDescriptor, Fill, Handle, Home, missing_is_corrupt, read_block};
 
 const MAGIC: &[u8; 8] = b"HFBLOBS\n";
@@ -199,8 +199,9 @@ impl BlobWriter {
         number: u64,
         birth: BirthId,
         compression: Compression,
+        pace: Pace,
     ) -> Result<Self> {
-        let mut sink = Sink::create(disk, path, number, birth)?;
+        let mut sink = Sink::create(disk, path, number, birth, pace)?;
         sink.append(&encode_header(birth));
         Ok(Self { sink, compression })
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use holdfast_env::{Disk, Entropy};
-use holdfast_model::Revision;
+use holdfast_model::{LogIndex, Revision};
 
 use crate::error::{Error, Result};
 use crate::jobs::{Job, next_job};
@@ -15,8 +15,10 @@ use crate::open::open_tree;
 use crate::options::EngineOptions;
 use crate::read::{Direction, KeyRange, Scan, collect_changes};
 use crate::replace::{self, Verified};
+use crate::scrub::Scrubber;
 use crate::shared::Shared;
 use crate::snapshot::{self, Snapshot};
+use crate::span::{Owns, SpanFilter};
 use crate::stats::{Pressure, Stats};
 use crate::table::{Fill, Lookup, SeqRange, key_hash};
 use crate::tree::{Durable, State, Tree};
@@ -176,6 +178,20 @@ impl Engine {
         self.tree.watermark.fetch_max(compacted.0, Ordering::Relaxed);
     }
 
+    /// Lets flushes and compactions drop the data keys that `owns` denies: a part of the range
+    /// moved away. Readers must hide these keys themselves; the engine shows them until they are
+    /// gone, in no particular order.
+    ///
+    /// `since` is the index of the entry that changed the span for the `epoch`-th time; a span of
+    /// an epoch at or below the one in force is ignored. To be said again after every opening.
+    pub fn set_span(&self, epoch: u64, since: LogIndex, owns: Owns) {
+        let _writer = self.tree.writer.lock();
+        let is_newer = self.tree.span.load().as_ref().is_none_or(|span| span.epoch < epoch);
+        if is_newer {
+            self.tree.span.store(Some(Arc::new(SpanFilter { epoch, since, owns })));
+        }
+    }
+
     /// The watermark last set; at least what the tables were already written with.
     pub fn watermark(&self) -> Revision {
         Revision(self.tree.watermark.load(Ordering::Relaxed))
@@ -201,6 +217,11 @@ impl Engine {
     /// before asking again: the same work is handed out.
     pub fn next_job(&self) -> Option<Job> {
         next_job(&self.tree)
+    }
+
+    /// A reader that checks all files, at the pace it is driven.
+    pub fn scrubber(&self) -> Scrubber {
+        Scrubber::new(self.tree.clone())
     }
 
     /// The durable state without the memtables, held in place until the snapshot is dropped.

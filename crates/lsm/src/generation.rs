@@ -28,10 +28,10 @@ pub(crate) struct Claims {
     /// Whether a compaction reads from level 0; only one may, or older data could pass newer.
     pub(crate) takes_level0: bool,
     pub(crate) tables: BTreeSet<u64>,
-    /// Version and watermark at which there was nothing to compact. Whoever asks for jobs asks
-    /// often, of hundreds of trees: the answer stays true until one of the two changes or a job
-    /// gives its claims back.
-    pub(crate) idle_at: Option<(u64, u64)>,
+    /// Version, watermark and epoch of the span at which there was nothing to compact. Whoever
+    /// asks for jobs asks often, of hundreds of trees: the answer stays true until one of the
+    /// three changes or a job gives its claims back.
+    pub(crate) idle_at: Option<(u64, u64, u64)>,
 }
 
 /// See the module.

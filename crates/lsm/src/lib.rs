@@ -13,6 +13,7 @@
 //! Source: O'Neil et al., The Log-Structured Merge-Tree; formats drawn in `table` and `manifest`.
 
 mod blob;
+mod budget;
 mod checksum;
 mod codec;
 mod engine;
@@ -28,9 +29,11 @@ mod options;
 mod point;
 mod read;
 mod replace;
+mod scrub;
 mod shared;
 mod sink;
 mod snapshot;
+mod span;
 mod stats;
 mod table;
 mod tree;
@@ -40,11 +43,13 @@ mod version;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use jobs::{Job, JobKind};
-pub use options::{Compression, EngineOptions};
+pub use options::{CompactionStyle, Compression, EngineOptions};
 pub use read::Scan;
 pub use replace::{Completed, Staging, Verified};
+pub use scrub::{Scrubbed, Scrubber};
 pub use shared::{Shared, SharedOptions, SharedStats};
 pub use snapshot::{FileCheck, Snapshot, SnapshotFile};
+pub use span::Owns;
 pub use stats::{Pressure, Stats};
 pub use tree::Durable;
 pub use types::{Batch, Cached, Change, Changes, Family, ReadPoint, Record};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_env::{Disk, Entropy};
 use parking_lot::Mutex;
 
@@ -72,6 +72,7 @@ pub(crate) fn open_tree(
         swap: Mutex::new(()),
         writer: Mutex::new(()),
         watermark: AtomicU64::new(floor),
+        span: ArcSwapOption::empty(),
         is_destroyed: AtomicBool::new(false),
         counters: Counters::default(),
     })

@@ -12,6 +12,16 @@ pub enum Compression {
     Lz4,
 }
 
+/// How tables are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompactionStyle {
+    /// Levels of growing size: little dead data and few places to look, for more rewriting.
+    Leveled,
+    /// Runs of growing size, merged when they are alike: records are rewritten about as often as
+    /// the data has doubled, for up to twice the space and more places to look.
+    Tiered,
+}
+
 /// Options of one engine; they may differ from one opening to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -34,6 +44,8 @@ pub struct EngineOptions {
     pub blob_bytes_min: usize,
     /// A blob file is closed at this size, bytes.
     pub blob_file_bytes: u64,
+    /// How tables are merged.
+    pub compaction_style: CompactionStyle,
     /// Compression of each level.
     pub compression: [Compression; LEVELS],
     /// Tables in level 0 that call for a compaction.
@@ -60,6 +72,7 @@ impl Default for EngineOptions {
             resident_index_bytes: 256 << 10,
             blob_bytes_min: (32 << 10) + 1,
             blob_file_bytes: 64 << 20,
+            compaction_style: CompactionStyle::Leveled,
             compression: [Compression::Lz4; LEVELS],
             level0_tables: 4,
             level0_tables_slow: 20,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use holdfast_env::File;
+use holdfast_env::{Clock, File};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
+use crate::budget::IoBudget;
 use crate::error::{Error, Result};
 use crate::memtable::ChunkPool;
 use crate::table::{Block, Partition};
@@ -29,11 +30,19 @@ pub struct SharedOptions {
     pub open_files_max: usize,
     /// Memory all memtables of the node should stay under, bytes.
     pub memtable_budget_bytes: u64,
+    /// Bytes flushes and compactions of the node may write per second, 0 for as many as the disk
+    /// takes. Compactions wait, flushes never do.
+    pub write_bytes_per_second: u64,
 }
 
 impl Default for SharedOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, open_files_max: 1_000, memtable_budget_bytes: 512 << 20 }
+        Self {
+            cache_bytes: 256 << 20,
+            open_files_max: 1_000,
+            memtable_budget_bytes: 512 << 20,
+            write_bytes_per_second: 0,
+        }
     }
 }
 
@@ -47,7 +56,9 @@ impl SharedOptions {
             (self.open_files_max >= 8, "open_files_max", "at least 8"),
             (self.memtable_budget_bytes >= 64 << 10, "memtable_budget_bytes", "at least 64 KiB"),
         ];
-        for (holds, option, reason) in checks {
+        let rate = self.write_bytes_per_second;
+        let rate = (rate == 0 || rate >= 1 << 20, "write_bytes_per_second", "at least 1 MiB, or 0");
+        for (holds, option, reason) in checks.into_iter().chain([rate]) {
             if !holds {
                 return Err(Error::Option { option, reason });
             }
@@ -126,6 +137,7 @@ pub struct Shared {
     options: SharedOptions,
     memtable_bytes: AtomicU64,
     chunks: Arc<ChunkPool>,
+    budget: Option<IoBudget>,
     blocks: BlockCache,
     files: FileCache,
     openings: AtomicU64,
@@ -155,7 +167,7 @@ pub struct SharedStats {
 }
 
 impl Shared {
-    /// Creates the shared parts.
+    /// Creates the shared parts; what is written is not limited without a clock.
     ///
     /// # Errors
     /// [`Error::Option`] if an option is out of its bounds.
@@ -182,11 +194,32 @@ impl Shared {
             options,
             memtable_bytes: AtomicU64::new(0),
             chunks,
+            budget: None,
             blocks,
             files,
             openings: AtomicU64::new(0),
             blocks_read: AtomicU64::new(0),
         })
+    }
+
+    /// Creates the shared parts with a limit on what compactions write.
+    ///
+    /// # Errors
+    /// As [`Shared::new`].
+    pub fn with_clock(options: SharedOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut shared = Self::new(options)?;
+        let rate = shared.options.write_bytes_per_second;
+        shared.budget = (rate > 0).then(|| IoBudget::new(rate, clock));
+        Ok(shared)
+    }
+
+    /// Takes `bytes` from what may be written; who can, waits for them.
+    pub(crate) fn take_io(&self, bytes: u64, can_wait: bool) {
+        match &self.budget {
+            Some(budget) if can_wait => budget.wait_for(bytes),
+            Some(budget) => budget.charge(bytes),
+            None => {}
+        }
     }
 
     /// Counters now.

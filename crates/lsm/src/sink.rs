@@ -8,6 +8,7 @@ use holdfast_env::{Disk, File, OpenMode};
 use crate::checksum::{BirthId, Whole};
 use crate::error::{Error, Result};
 use crate::options::Compression;
+use crate::shared::Shared;
 use crate::table::{FileDescriptor, Handle, store_block};
 
 /// Bytes collected before they are written.
@@ -24,6 +25,15 @@ pub(crate) struct Sink {
     pending: Vec<u8>,
     written: u64,
     reserved: u64,
+    pace: Pace,
+}
+
+/// Whose budget a file is written on.
+#[derive(Clone)]
+pub(crate) struct Pace {
+    pub(crate) shared: Arc<Shared>,
+    /// Whether the writer can wait for its bytes.
+    pub(crate) can_wait: bool,
 }
 
 impl Sink {
@@ -33,6 +43,7 @@ impl Sink {
         path: &Path,
         number: u64,
         birth: BirthId,
+        pace: Pace,
     ) -> Result<Self> {
         let file = disk
             .open(path, OpenMode::CreateNew)
@@ -45,6 +56,7 @@ impl Sink {
             pending: Vec::new(),
             written: 0,
             reserved: 0,
+            pace,
         })
     }
 
@@ -79,6 +91,7 @@ impl Sink {
 
     fn write(&mut self, is_last: bool) -> Result<()> {
         let end = self.position();
+        self.pace.shared.take_io(self.pending.len() as u64, self.pace.can_wait);
         if end > self.reserved {
             self.reserved = if is_last { end } else { end.next_multiple_of(RESERVE_BYTES) };
             self.file

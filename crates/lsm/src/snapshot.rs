@@ -30,14 +30,20 @@ pub struct SnapshotFile {
     pub checksum: u64,
 }
 
-/// A file the snapshot holds in place.
-enum Held {
+/// A file held in place.
+pub(crate) enum Held {
     Table(Arc<Table>),
     Blob(Arc<BlobFile>),
 }
 
 impl Held {
-    fn descriptor(&self) -> &FileDescriptor {
+    /// All files of `version`.
+    pub(crate) fn all(version: &Version) -> Vec<Self> {
+        let tables = version.tables().cloned().map(Self::Table);
+        tables.chain(version.blobs().into_iter().map(Self::Blob)).collect()
+    }
+
+    pub(crate) fn descriptor(&self) -> &FileDescriptor {
         match self {
             Self::Table(table) => table.descriptor(),
             Self::Blob(blob) => blob.descriptor(),
@@ -52,14 +58,14 @@ impl Held {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Table(table) => table.path(),
             Self::Blob(blob) => blob.path(),
         }
     }
 
-    fn read_raw(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    pub(crate) fn read_raw(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match self {
             Self::Table(table) => table.read_raw(offset, buffer),
             Self::Blob(blob) => blob.read_raw(offset, buffer),
@@ -79,8 +85,7 @@ impl Snapshot {
     pub(crate) fn new(tree: &Tree) -> Self {
         let version = tree.state.load().version.clone();
         let manifest = encode_manifest(&version.to_base(), tree.entropy.u128()).into();
-        let tables = version.tables().cloned().map(Held::Table);
-        let held: Vec<_> = tables.chain(version.blobs().into_iter().map(Held::Blob)).collect();
+        let held = Held::all(&version);
         let file = |held: &Held| SnapshotFile {
             name: held.name(),
             bytes: held.descriptor().bytes,

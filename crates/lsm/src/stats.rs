@@ -18,6 +18,8 @@ pub(crate) struct Counters {
     pub(crate) moves: AtomicU64,
     pub(crate) dropped_records: AtomicU64,
     pub(crate) running_jobs: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
+    pub(crate) scrub_rounds: AtomicU64,
 }
 
 impl Counters {
@@ -74,6 +76,10 @@ pub struct Stats {
     pub moves: u64,
     /// Records flushes and compactions left out because nobody may read them any more.
     pub dropped_records: u64,
+    /// Bytes read again only to be checked.
+    pub scrubbed_bytes: u64,
+    /// Times all files were read again and found as they were written.
+    pub scrub_rounds: u64,
     /// Jobs handed out and not yet done or dropped.
     pub running_jobs: u64,
     /// Number of the generation; grows with every snapshot installed.
@@ -106,6 +112,8 @@ impl Stats {
             compacted_bytes_out: load(&counters.compacted_bytes_out),
             moves: load(&counters.moves),
             dropped_records: load(&counters.dropped_records),
+            scrubbed_bytes: load(&counters.scrubbed_bytes),
+            scrub_rounds: load(&counters.scrub_rounds),
             running_jobs: load(&counters.running_jobs),
             generation: version.generation.number(),
             ..Self::default()

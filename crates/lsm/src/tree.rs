@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use holdfast_env::Entropy;
 use parking_lot::Mutex;
 
@@ -16,6 +16,7 @@ use crate::memtable::{Memtable, Seal};
 use crate::options::EngineOptions;
 use crate::point::PublishedPoint;
 use crate::read::{Direction, KeyRange, MemorySource, Source};
+use crate::span::SpanFilter;
 use crate::stats::Counters;
 use crate::table::{Home, SeqRange, Table};
 use crate::types::{Batch, Family, ReadPoint};
@@ -38,6 +39,8 @@ pub(crate) struct Tree {
     /// Serialises writers; a second writer is a mistake of the caller, but a harmless one.
     pub(crate) writer: Mutex<()>,
     pub(crate) watermark: AtomicU64,
+    /// Which data keys are the tree's own, if that was ever said.
+    pub(crate) span: ArcSwapOption<SpanFilter>,
     pub(crate) is_destroyed: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -210,6 +213,11 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    /// The span tables that end at `point` may be written with.
+    pub(crate) fn span_for(&self, point: ReadPoint) -> Option<Arc<SpanFilter>> {
+        self.span.load_full().filter(|span| span.is_known_at(point))
     }
 
     /// The watermark tables may be written with: never beyond what they hold, so that the newest

@@ -9,7 +9,7 @@ use crate::jobs::pick::Plan;
 use crate::jobs::retain::Retain;
 use crate::read::{Direction, Merge, Source};
 use crate::stats::Counters;
-use crate::table::{LevelSource, Stored, TableSource};
+use crate::table::{LevelSource, Stored, TableSource, Written};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -36,7 +36,9 @@ fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
     let plan = &work.plan;
     let compression = tree.options.compression[plan.output_level];
     let table_bytes = tree.options.table_bytes;
-    let mut output = Output::new(tree, &work.generation, compression, table_bytes, plan.watermark);
+    let span_epoch = plan.span.as_ref().map_or(0, |span| span.epoch);
+    let written = Written { floor: plan.watermark, span_epoch, can_wait: true };
+    let mut output = Output::new(tree, &work.generation, compression, table_bytes, written);
     output.keep_blobs(plan.tables().flat_map(|t| t.blobs()));
     let dropped = merge(plan, &mut output)?;
     let tables = output.finish()?;
@@ -58,7 +60,7 @@ fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
 
 /// Writes the merge of the plan's tables and returns how many data records were left out.
 fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
-    let mut retain = Retain::new(plan.watermark);
+    let mut retain = Retain::new(plan.watermark, plan.span.clone());
     let mut dropped = 0;
     for family in Family::ALL {
         let mut merge = Merge::new(sources(plan, family)?, Direction::Forward);

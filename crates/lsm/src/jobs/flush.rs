@@ -6,16 +6,19 @@ use crate::jobs::output::Output;
 use crate::jobs::retain::Retain;
 use crate::memtable::Memtable;
 use crate::stats::Counters;
-use crate::table::Stored;
+use crate::table::{Stored, Written};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
 pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
-    let watermark = tree.watermark_for(work.memtable.seal().point);
+    let point = work.memtable.seal().point;
+    let (watermark, span) = (tree.watermark_for(point), tree.span_for(point));
+    let span_epoch = span.as_ref().map_or(0, |span| span.epoch);
+    let written = Written { floor: watermark, span_epoch, can_wait: false };
     // One table whatever its size: parts of a flush in level 0 would each be searched.
     let compression = tree.options.compression[0];
-    let mut output = Output::new(tree, &work.generation, compression, u64::MAX, watermark);
-    let dropped = write_out(&work.memtable, watermark, &mut output)?;
+    let mut output = Output::new(tree, &work.generation, compression, u64::MAX, written);
+    let dropped = write_out(&work.memtable, Retain::new(watermark, span), &mut output)?;
     let tables = output.finish()?;
     let bytes = tables.iter().map(|t| t.bytes()).sum::<u64>() + output.blob_bytes();
     let proposal = Proposal {
@@ -35,8 +38,7 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
 /// Writes what readers may still want and returns how many records were left out.
 ///
 /// Tombstones stay: what they hide may be in any table below.
-fn write_out(memtable: &Memtable, watermark: u64, output: &mut Output<'_>) -> Result<u64> {
-    let mut retain = Retain::new(watermark);
+fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -> Result<u64> {
     let mut dropped = 0;
     for family in Family::ALL {
         let mut cursor = memtable.forward(family, None);

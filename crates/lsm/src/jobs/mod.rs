@@ -92,11 +92,13 @@ fn claim(tree: &Arc<Tree>) -> Option<Work> {
         return Some(Work::Flush(work));
     }
     let watermark = tree.watermark_for(state.version.point);
-    let looked_at = Some((state.version.number(), watermark));
+    let span = tree.span_for(state.version.point);
+    let epoch = span.as_ref().map_or(0, |span| span.epoch);
+    let looked_at = Some((state.version.number(), watermark, epoch));
     if claims.idle_at == looked_at {
         return None;
     }
-    let Some(plan) = pick(&state.version, &tree.options, watermark, &claims) else {
+    let Some(plan) = pick(&state.version, &tree.options, watermark, span, &claims) else {
         claims.idle_at = looked_at;
         return None;
     };

@@ -7,7 +7,8 @@ use crate::blob::{BlobFile, BlobWriter};
 use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::options::Compression;
-use crate::table::{FileDescriptor, Stored, Table, TableWriter, WriterOptions};
+use crate::sink::Pace;
+use crate::table::{FileDescriptor, Stored, Table, TableWriter, WriterOptions, Written};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -17,7 +18,7 @@ pub(crate) struct Output<'a> {
     generation: &'a Generation,
     compression: Compression,
     table_bytes_max: u64,
-    floor: u64,
+    written: Written,
     writer: Option<TableWriter>,
     last_key: Option<(Family, Vec<u8>)>,
     finished: Vec<FileDescriptor>,
@@ -35,14 +36,14 @@ impl<'a> Output<'a> {
         generation: &'a Generation,
         compression: Compression,
         table_bytes_max: u64,
-        floor: u64,
+        written: Written,
     ) -> Self {
         Self {
             tree,
             generation,
             compression,
             table_bytes_max,
-            floor,
+            written,
             writer: None,
             last_key: None,
             finished: Vec::new(),
@@ -115,7 +116,7 @@ impl<'a> Output<'a> {
         let path = self.generation.blob_path(number);
         self.created.push(path.clone());
         let (disk, birth) = (self.tree.home.disk.as_ref(), self.tree.entropy.u128());
-        BlobWriter::create(disk, &path, number, birth, self.compression)
+        BlobWriter::create(disk, &path, number, birth, self.compression, self.pace())
     }
 
     fn finish_blob(&mut self) -> Result<()> {
@@ -138,12 +139,17 @@ impl<'a> Output<'a> {
             compression: self.compression,
         };
         let birth = self.tree.entropy.u128();
-        TableWriter::create(self.tree.home.disk.as_ref(), &path, number, birth, options)
+        let disk = self.tree.home.disk.as_ref();
+        TableWriter::create(disk, &path, number, birth, options, self.pace())
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { shared: self.tree.home.shared.clone(), can_wait: self.written.can_wait }
     }
 
     fn finish_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish(self.floor)?);
+            self.finished.push(writer.finish(self.written)?);
         }
         Ok(())
     }

@@ -1,9 +1,16 @@
 //! What to compact next.
 //!
+//! Leveled, the usual way:
+//!
 //! Sizes of the levels follow from the largest one: each level above it is smaller by the
 //! multiplier, down to the first that would be below the base size; level 0 compacts right into
 //! that one. So the last level holds about nine tenths of the data, whatever its amount, and dead
 //! versions above it cost little space.
+//!
+//! Tiered: every level is one run. Level 0 is merged with the runs behind it as long as they are
+//! not longer than what was gathered so far, like the carry of a binary counter; the result lies
+//! right above the first run that is longer. So a record is rewritten when its run has about
+//! doubled, and runs are at most as many as there are levels.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,8 +19,10 @@ use crate::blob::BlobFile;
 use crate::generation::Claims;
 use crate::jobs::pick::overlap::{Hull, overlapping, overlapping_bytes};
 use crate::limits::LEVELS;
-use crate::options::EngineOptions;
+use crate::options::{CompactionStyle, EngineOptions};
+use crate::span::SpanFilter;
 use crate::table::{Properties, Table};
+use crate::types::Family;
 use crate::version::Version;
 
 mod overlap;
@@ -43,6 +52,7 @@ pub(crate) struct Plan {
     /// Nothing is to be merged: the tables only change their level.
     pub(crate) is_move: bool,
     pub(crate) watermark: u64,
+    pub(crate) span: Option<Arc<SpanFilter>>,
     /// Blob files that are mostly dead: what is alive in them moves.
     pub(crate) collected_blobs: BTreeSet<u64>,
     /// The version it was picked from; what lies below the output is looked up there.
@@ -114,6 +124,10 @@ impl Targets {
 /// Bytes that have to be rewritten until level 0 is empty and no level is over its size.
 pub(crate) fn debt_bytes(version: &Version, options: &EngineOptions) -> u64 {
     let targets = Targets::of(version, options);
+    if options.compaction_style == CompactionStyle::Tiered {
+        let is_due = version.level(0).len() >= options.level0_tables;
+        return if is_due { version.level_bytes(0) } else { 0 };
+    }
     let level0 = if version.level(0).len() >= options.level0_tables {
         version.level_bytes(0) + version.level_bytes(targets.base_level)
     } else {
@@ -131,11 +145,16 @@ pub(crate) fn pick(
     version: &Arc<Version>,
     options: &EngineOptions,
     watermark: u64,
+    span: Option<Arc<SpanFilter>>,
     claims: &Claims,
 ) -> Option<Plan> {
     let targets = Targets::of(version, options);
     let dead_blobs = mostly_dead_blobs(version);
-    let picker = Picker { version, options, watermark, claims, targets, dead_blobs };
+    let picker = Picker { version, options, watermark, span, claims, targets, dead_blobs };
+    if options.compaction_style == CompactionStyle::Tiered {
+        let is_due = version.level(0).len() >= options.level0_tables;
+        return if is_due { picker.level0() } else { None }.or_else(|| picker.garbage());
+    }
     // Scores in thousandths; only those of at least one count.
     let mut scores: Vec<(u64, usize)> =
         (0..LEVELS - 1).map(|level| (picker.score_milli(level), level)).collect();
@@ -151,6 +170,7 @@ struct Picker<'a> {
     version: &'a Arc<Version>,
     options: &'a EngineOptions,
     watermark: u64,
+    span: Option<Arc<SpanFilter>>,
     claims: &'a Claims,
     targets: Targets,
     dead_blobs: BTreeSet<u64>,
@@ -189,14 +209,44 @@ impl Picker<'_> {
 
     fn plan(&self, inputs: Vec<Input>, output_level: usize, is_move: bool) -> Plan {
         let below = self.version.clone();
+        let (watermark, span) = (self.watermark, self.span.clone());
         let collected_blobs = self.dead_blobs.clone();
-        Plan { inputs, output_level, is_move, watermark: self.watermark, collected_blobs, below }
+        Plan { inputs, output_level, is_move, watermark, span, collected_blobs, below }
+    }
+
+    /// All of level 0 and the runs behind it that are not longer than what precedes them.
+    fn tier(&self) -> Option<Plan> {
+        let tables = self.version.level(0).to_vec();
+        if tables.is_empty() {
+            return None;
+        }
+        let mut gathered = self.version.level_bytes(0);
+        let mut inputs = vec![Input { level: 0, tables }];
+        let mut output_level = LEVELS - 1;
+        for level in 1..LEVELS {
+            let run = self.version.level(level);
+            let bytes = self.version.level_bytes(level);
+            // Above a run in level 1 there is no place for another one.
+            if bytes > gathered && level > 1 {
+                output_level = level - 1;
+                break;
+            }
+            gathered += bytes;
+            if !run.is_empty() {
+                inputs.push(Input { level, tables: run.to_vec() });
+            }
+        }
+        let is_free = inputs.iter().all(|input| input.level == 0 || self.all_free(&input.tables));
+        is_free.then(|| self.plan(inputs, output_level, false))
     }
 
     /// All of level 0 into the base level.
     fn level0(&self) -> Option<Plan> {
         if self.claims.takes_level0 {
             return None;
+        }
+        if self.options.compaction_style == CompactionStyle::Tiered {
+            return self.tier();
         }
         let output_level = self.targets.base_level;
         let tables = self.version.level(0).to_vec();
@@ -206,8 +256,8 @@ impl Picker<'_> {
         let same_format = self.options.compression[0] == self.options.compression[output_level];
         // Small tables are merged: moved ones would stay small for ever.
         let all_long = tables.iter().all(|t| t.bytes() >= self.options.table_bytes / 4);
-        let holds_dead_blobs = tables.iter().any(|t| self.refers_to_dead(t));
-        if apart && same_format && all_long && !holds_dead_blobs {
+        let must_change = tables.iter().any(|t| self.refers_to_dead(t) || self.is_foreign(t));
+        if apart && same_format && all_long && !must_change {
             let input = Input { level: 0, tables };
             return Some(self.plan(vec![input], output_level, true));
         }
@@ -258,7 +308,9 @@ impl Picker<'_> {
                 return Some(plan);
             }
         }
-        if let Some(plan) = self.collect_blobs() {
+        // A mostly dead blob file holds on to its space, a table of an older span to foreign keys.
+        let plan = self.rewrite_where(|t| self.refers_to_dead(t));
+        if let Some(plan) = plan.or_else(|| self.rewrite_where(|t| self.is_foreign(t))) {
             return Some(plan);
         }
         let level0 = self.version.level(0);
@@ -275,17 +327,22 @@ impl Picker<'_> {
         table.properties().blobs.iter().any(|used| self.dead_blobs.contains(&used.file))
     }
 
-    /// A table that holds on to a blob file of which little is alive is written anew.
-    fn collect_blobs(&self) -> Option<Plan> {
-        let refers = |t: &Arc<Table>| self.refers_to_dead(t);
+    /// Whether the table was written before the span changed last.
+    fn is_foreign(&self, table: &Table) -> bool {
+        let epoch = self.span.as_ref().map_or(0, |span| span.epoch);
+        table.family(Family::Data).is_some() && table.properties().span_epoch < epoch
+    }
+
+    /// A table of which this is true, to be written anew.
+    fn rewrite_where(&self, is_due: impl Fn(&Table) -> bool) -> Option<Plan> {
         for level in 1..LEVELS {
             let mut tables = self.version.level(level).iter();
-            if let Some(table) = tables.find(|t| self.is_free(t) && refers(t)) {
+            if let Some(table) = tables.find(|t| self.is_free(t) && is_due(t)) {
                 let input = Input { level, tables: vec![table.clone()] };
                 return Some(self.plan(vec![input], level, false));
             }
         }
-        if self.version.level(0).iter().any(refers) { self.level0() } else { None }
+        if self.version.level(0).iter().any(|t| is_due(t)) { self.level0() } else { None }
     }
 
     /// What rids the tree of the dead records of `table`, if they are many.
@@ -301,7 +358,7 @@ impl Picker<'_> {
             (properties.garbage * GARBAGE_SHARE >= records).then(in_place)
         } else if shadowed * SHADOWED_SHARE_UPPER >= records {
             Some(in_place())
-        } else if tombstones * GARBAGE_SHARE >= records {
+        } else if tombstones * GARBAGE_SHARE >= records && level + 1 < LEVELS {
             self.merge_down(level, table)
         } else {
             None

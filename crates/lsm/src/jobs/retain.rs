@@ -3,8 +3,12 @@
 //! Data: every version above the watermark; of the rest the newest of each key, because readers at
 //! the watermark see it. If that one is a tombstone below the watermark with nothing older beneath
 //! it, it goes too; one exactly at the watermark stays, it is the change of that revision.
+//! Keys that left the tree with a part of its span: nothing.
 //! Other families: the newest of each key; a tombstone only while something older lies beneath.
 
+use std::sync::Arc;
+
+use crate::span::SpanFilter;
 use crate::types::Family;
 
 /// Judges records that come sorted by family, key and descending sequence number.
@@ -12,13 +16,17 @@ pub(crate) struct Retain {
     watermark: u64,
     family: Option<Family>,
     key: Vec<u8>,
+    span: Option<Arc<SpanFilter>>,
+    /// Whether the key is not the tree's own any more.
+    is_foreign: bool,
     /// Whether a newer version of the key already serves everybody who may still read.
     is_covered: bool,
 }
 
 impl Retain {
-    pub(crate) fn new(watermark: u64) -> Self {
-        Self { watermark, family: None, key: Vec::new(), is_covered: false }
+    pub(crate) fn new(watermark: u64, span: Option<Arc<SpanFilter>>) -> Self {
+        let (family, key) = (None, Vec::new());
+        Self { watermark, family, key, span, is_foreign: false, is_covered: false }
     }
 
     /// Whether the record stays. `older_below` tells whether an older version of the key may lie
@@ -36,8 +44,10 @@ impl Retain {
             self.key.clear();
             self.key.extend_from_slice(key);
             self.is_covered = false;
+            let span = self.span.as_ref().filter(|_| family == Family::Data);
+            self.is_foreign = span.is_some_and(|span| !(span.owns)(key));
         }
-        if self.is_covered {
+        if self.is_covered || self.is_foreign {
             return false;
         }
         if !family.keeps_versions() {
@@ -55,7 +65,7 @@ mod tests {
     use super::*;
 
     fn kept(watermark: u64, versions: &[(u64, bool)], older_below: bool) -> Vec<u64> {
-        let mut retain = Retain::new(watermark);
+        let mut retain = Retain::new(watermark, None);
         let keeps = |(seq, tombstone): &&(u64, bool)| {
             retain.keeps(Family::Data, b"k", *seq, *tombstone, || older_below)
         };
@@ -69,6 +79,16 @@ mod tests {
         assert_eq!(kept(6, &versions, false), [9, 7, 5]);
         assert_eq!(kept(7, &versions, false), [9, 7]);
         assert_eq!(kept(100, &versions, false), [9]);
+    }
+
+    #[test]
+    fn keys_outside_the_span_go_in_the_data_family_alone() {
+        let owns: crate::span::Owns = Arc::new(|key| key < &b"m"[..]);
+        let since = holdfast_model::LogIndex(1);
+        let mut retain = Retain::new(0, Some(Arc::new(SpanFilter { epoch: 1, since, owns })));
+        let mut keeps = |family, key: &[u8]| retain.keeps(family, key, 5, false, || true);
+        assert!(keeps(Family::Data, b"a") && !keeps(Family::Data, b"n"));
+        assert!(keeps(Family::Lock, b"n"));
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!   0  floor           u64   watermark the table was written with
 //!   8  garbage         u64   records that can go once the watermark has passed
 //!  16  reclaimable_at  u64   … this revision
-//!  24  families        u32
-//!  28  per family, in order:
+//!  24  span_epoch      u64   epoch of the span it was written with, 0 for none
+//!  32  families        u32
+//!  36  per family, in order:
 //!        family        u8
 //!        blocks        u32   how many data blocks it has, behind those of the families before
 //!        records, tombstones, raw_bytes, seq_min, seq_max   u64 each
@@ -57,6 +58,7 @@ pub(crate) struct Properties {
     pub(crate) floor: u64,
     pub(crate) garbage: u64,
     pub(crate) reclaimable_at: u64,
+    pub(crate) span_epoch: u64,
     pub(crate) families: Vec<FamilyProperties>,
     pub(crate) blobs: Vec<BlobUse>,
 }
@@ -85,6 +87,7 @@ impl Properties {
         out.put_u64(self.floor);
         out.put_u64(self.garbage);
         out.put_u64(self.reclaimable_at);
+        out.put_u64(self.span_epoch);
         out.put_u32(u32::try_from(self.families.len()).expect("six families"));
         for f in &self.families {
             out.put_u8(f.family.byte());
@@ -118,6 +121,7 @@ impl Properties {
             floor: decoder.u64()?,
             garbage: decoder.u64()?,
             reclaimable_at: decoder.u64()?,
+            span_epoch: decoder.u64()?,
             families: Vec::new(),
             blobs: Vec::new(),
         };

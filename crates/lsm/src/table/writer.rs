@@ -8,7 +8,7 @@ use holdfast_env::Disk;
 use crate::checksum::BirthId;
 use crate::error::Result;
 use crate::options::Compression;
-use crate::sink::Sink;
+use crate::sink::{Pace, Sink};
 use crate::table::block::Stored;
 use crate::table::builder::BlockBuilder;
 use crate::table::filter::key_hash;
@@ -27,6 +27,17 @@ pub(crate) struct WriterOptions {
     pub(crate) bloom_bits_per_key: usize,
     pub(crate) partition_bytes: usize,
     pub(crate) compression: Compression,
+}
+
+/// What the records of a table were judged by, and how urgent it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    /// The watermark.
+    pub(crate) floor: u64,
+    /// Epoch of the span, 0 if there was none.
+    pub(crate) span_epoch: u64,
+    /// Whether the writer can wait for its share of the disk.
+    pub(crate) can_wait: bool,
 }
 
 /// What the manifest remembers of a table or blob file.
@@ -62,9 +73,10 @@ impl TableWriter {
         number: u64,
         birth: BirthId,
         options: WriterOptions,
+        pace: Pace,
     ) -> Result<Self> {
         Ok(Self {
-            sink: Sink::create(disk, path, number, birth)?,
+            sink: Sink::create(disk, path, number, birth, pace)?,
             options,
             block: BlockBuilder::new(options.restart_interval),
             partition: PartitionBuilder::default(),
@@ -203,12 +215,13 @@ impl TableWriter {
     }
 
     /// Writes what is left and makes the file durable (its directory entry is the caller's).
-    pub(crate) fn finish(mut self, floor: u64) -> Result<FileDescriptor> {
+    pub(crate) fn finish(mut self, written: Written) -> Result<FileDescriptor> {
         self.finish_block()?;
         self.close_entry(None);
         self.finish_partition();
         self.end_family();
-        self.properties.floor = floor;
+        self.properties.floor = written.floor;
+        self.properties.span_epoch = written.span_epoch;
         let (mut top, mut sink) = (Top::default(), self.sink);
         for (partition, data_end) in self.partitions {
             let handle = sink.append_block(&partition.content, Compression::None);

@@ -1,7 +1,7 @@
 //! What compactions keep, drop and leave alone.
 
 use bytes::Bytes;
-use holdfast_lsm::{EngineOptions, Family, JobKind, Pressure};
+use holdfast_lsm::{CompactionStyle, EngineOptions, Family, JobKind, Pressure};
 
 use crate::harness::{World, check, check_changes, files_of, small_options};
 
@@ -220,4 +220,65 @@ fn recent_changes_are_found_without_reading_old_blocks_or_their_partitions() {
     let all = reads(&|| check_changes(&world.engine, &world.model, 0, 2_000));
     let recent = reads(&|| check_changes(&world.engine, &world.model, 1_995, 2_000));
     assert!(recent <= 20 && all > 1_000, "{recent} and {all} reads");
+}
+
+/// Bytes rewritten per byte flushed, after many more bytes than level 0 holds.
+fn rewritten(style: CompactionStyle) -> f64 {
+    let options = EngineOptions { table_bytes: 64 << 10, ..small_options() };
+    let mut world = World::new(EngineOptions { compaction_style: style, ..options });
+    for n in 0..2_000u32 {
+        let key = n.wrapping_mul(2_654_435_761) % 2_047;
+        world.put(&format!("key-{key:06}"), &format!("{:0100}", n * 7919));
+        world.work().unwrap();
+    }
+    world.check();
+    let stats = world.engine.stats();
+    assert!(stats.level_tables[0] < small_options().level0_tables as u64, "{stats:?}");
+    stats.compacted_bytes_out as f64 / stats.flushed_bytes as f64
+}
+
+#[test]
+fn tiered_trees_rewrite_less_than_leveled_ones() {
+    let (leveled, tiered) =
+        (rewritten(CompactionStyle::Leveled), rewritten(CompactionStyle::Tiered));
+    assert!(tiered < leveled * 0.75, "{tiered} tiered, {leveled} leveled");
+}
+
+#[test]
+fn tree_may_change_its_style_at_any_opening() {
+    let mut world = World::new(small_options());
+    for style in [
+        CompactionStyle::Leveled,
+        CompactionStyle::Tiered,
+        CompactionStyle::Leveled,
+        CompactionStyle::Tiered,
+    ] {
+        world.options.compaction_style = style;
+        world.restart();
+        for n in 0..300u32 {
+            world.put(&format!("key-{:06}", n * 7919 % 700), &format!("{n:0100}"));
+            world.work().unwrap();
+        }
+        world.flush();
+        world.check();
+    }
+}
+
+#[test]
+fn tiered_tree_rests_when_its_first_level_is_taken_and_level_zero_is_empty() {
+    let style = CompactionStyle::Tiered;
+    let mut world = World::new(EngineOptions { compaction_style: style, ..small_options() });
+    // Runs that shrink from one to the next fill the levels from the last one up.
+    for (round, tables) in [16u32, 12, 8, 6, 5, 4, 3, 2].into_iter().enumerate() {
+        for n in 0..tables * 20 {
+            world.put(&format!("key-{n:03}-{round}"), &format!("{:0100}", n * 7919));
+        }
+        world.flush();
+        world.put("another", "table");
+        world.flush();
+    }
+    assert_eq!(world.work().unwrap().get("compaction"), None);
+    let stats = world.engine.stats();
+    assert!(stats.level_tables[0] < 2, "{stats:?}");
+    world.check();
 }

@@ -199,7 +199,7 @@ fn a_bit_flipped_on_the_way_from_the_disk_is_noticed() {
 
 /// Runs writes and jobs until something fails, then says what.
 fn until_error(world: &mut World) -> Option<Error> {
-    for round in 0..10 {
+    for round in 0..6 {
         for n in 0..40 {
             let bytes = if n % 8 == 0 { 200 } else { 50 };
             world.put(&format!("key-{:03}", n * 3 + round), &"v".repeat(bytes));

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use holdfast_env::Disk;
 use holdfast_env::sim::{SimDisk, SimEntropy};
 use holdfast_lsm::{
-    Batch, Cached, Compression, Durable, Engine, EngineOptions, Error, Family, JobKind, ReadPoint,
-    Record, Shared, SharedOptions,
+    Batch, Cached, CompactionStyle, Compression, Durable, Engine, EngineOptions, Error, Family,
+    JobKind, ReadPoint, Record, Shared, SharedOptions,
 };
 use holdfast_model::{LogIndex, Revision};
 
@@ -88,6 +88,7 @@ pub fn small_options() -> EngineOptions {
         bloom_bits_per_key: 10,
         partition_bytes: 256,
         resident_index_bytes: 512,
+        compaction_style: CompactionStyle::Leveled,
         blob_bytes_min: 150,
         blob_file_bytes: 2 << 10,
         compression: [Compression::Lz4; 7],

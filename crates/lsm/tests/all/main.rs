@@ -10,3 +10,5 @@ mod golden;
 mod harness;
 mod memory;
 mod model;
+mod scrub;
+mod span;

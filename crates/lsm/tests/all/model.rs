@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
-use holdfast_lsm::{Compression, EngineOptions, Family, Staging};
+use holdfast_lsm::{CompactionStyle, Compression, EngineOptions, Family, Staging};
 use proptest::prelude::*;
 
 use crate::harness::{World, check, open_engine};
@@ -69,8 +69,10 @@ fn options() -> impl Strategy<Value = EngineOptions> {
     let counts = (1..9usize, 1..16usize, 1..4usize, 2..5u64, 10..13u32);
     let partitions = (6..14u32, prop_oneof![Just(0u64), Just(1_000), Just(u64::MAX)]);
     let blobs = (6..16u32, 10..15u32);
-    let all = (sizes, counts, partitions, blobs, [compression.clone(), compression]);
-    all.prop_map(|(sizes, counts, partitions, blobs, compression)| EngineOptions {
+    let style = prop::sample::select(&[CompactionStyle::Leveled, CompactionStyle::Tiered][..]);
+    let all = (sizes, counts, partitions, blobs, style, [compression.clone(), compression]);
+    all.prop_map(|(sizes, counts, partitions, blobs, style, compression)| EngineOptions {
+        compaction_style: style,
         blob_bytes_min: 1 << blobs.0,
         blob_file_bytes: 1 << blobs.1,
         partition_bytes: 1 << partitions.0,

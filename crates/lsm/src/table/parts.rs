@@ -1,0 +1,165 @@
+//! Reading a table file: what is read when it is opened, single blocks, all of it.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use holdfast_env::{Disk, File, OpenMode};
+
+use crate::checksum::Whole;
+use crate::error::{Error, Result};
+use crate::limits::{BLOCK_BYTES_MAX, TABLE_BYTES_MAX};
+use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
+use crate::table::index::Stretch;
+use crate::table::partition::Partition;
+use crate::table::properties::{FamilyProperties, Properties};
+use crate::table::top::Top;
+use crate::table::writer::FileDescriptor;
+use crate::types::Family;
+
+/// The part of a table one family has.
+#[derive(Debug)]
+pub(super) struct Section {
+    pub(super) parts: Stretch,
+    pub(super) blocks: Range<usize>,
+    pub(super) properties: FamilyProperties,
+}
+
+/// What is read when a table is opened.
+pub(super) struct Parts {
+    descriptor: FileDescriptor,
+    pub(super) footer: Footer,
+    pub(super) top: Top,
+    pub(super) properties: Properties,
+}
+
+impl Parts {
+    pub(super) fn load(file: &dyn File, path: &Path, descriptor: &FileDescriptor) -> Result<Self> {
+        let actual = file.len().map_err(|e| Error::unreferenced("measure", path, e))?;
+        if actual != descriptor.bytes || actual > TABLE_BYTES_MAX || actual < FOOTER_BYTES as u64 {
+            return Err(Error::corrupt(path, actual, "table has the wrong length"));
+        }
+        let footer_offset = actual - FOOTER_BYTES as u64;
+        let mut bytes = [0; FOOTER_BYTES];
+        file.read_exact_at(&mut bytes, footer_offset)
+            .map_err(|e| Error::unreferenced("read", path, e))?;
+        let footer = Footer::decode(&bytes, actual, descriptor.birth)
+            .map_err(|what| Error::corrupt(path, footer_offset, what))?;
+        let load = |handle| read_block(file, path, descriptor, handle);
+        let damaged = |handle: Handle| move |what| Error::corrupt(path, handle.offset, what);
+        let top =
+            Top::decode(&load(footer.top)?, footer.top.offset).map_err(damaged(footer.top))?;
+        let properties =
+            Properties::decode(&load(footer.properties)?).map_err(damaged(footer.properties))?;
+        Ok(Self { descriptor: *descriptor, footer, top, properties })
+    }
+
+    /// All partitions if they are together at most `bytes_max` long, else none.
+    pub(super) fn residents(
+        &self,
+        file: &dyn File,
+        path: &Path,
+        bytes_max: u64,
+    ) -> Result<Vec<Arc<Partition>>> {
+        let parts = 0..self.top.len();
+        let stored = |part| self.top.entry(part).map_or(0, |(handle, _)| u64::from(handle.bytes));
+        if parts.clone().map(stored).sum::<u64>() > bytes_max {
+            return Ok(Vec::new());
+        }
+        parts.map(|part| load_partition(file, path, &self.descriptor, &self.top, part)).collect()
+    }
+
+    /// Which partitions and blocks belong to which family; `None` if the counts contradict.
+    pub(super) fn sections(&mut self) -> Option<[Option<Section>; Family::COUNT]> {
+        let mut sections = [const { None }; Family::COUNT];
+        let (mut block, mut part) = (0, 0);
+        for properties in &self.properties.families {
+            let (first_block, first_part) = (block, part);
+            block += properties.blocks as usize;
+            while part < self.top.len() && self.top.blocks(part).0.end <= block {
+                part += 1;
+            }
+            // A partition never holds blocks of two families.
+            if part == first_part || self.top.blocks(part - 1).0.end != block {
+                return None;
+            }
+            let parts = self.top.stretch(first_part..part);
+            let slot = sections.get_mut(properties.family.index())?;
+            let (blocks, properties) = (first_block..block, properties.clone());
+            *slot = Some(Section { parts, blocks, properties });
+        }
+        (part == self.top.len()).then_some(sections)
+    }
+}
+
+pub(super) fn load_partition(
+    file: &dyn File,
+    path: &Path,
+    descriptor: &FileDescriptor,
+    top: &Top,
+    part: usize,
+) -> Result<Arc<Partition>> {
+    let Some((handle, _)) = top.entry(part) else {
+        return Err(Error::corrupt(path, 0, "table has no such partition"));
+    };
+    let content = read_block(file, path, descriptor, handle)?;
+    let (blocks, data) = top.blocks(part);
+    match Partition::decode(&content, blocks.start, data) {
+        Ok(partition) if partition.blocks() == blocks => Ok(Arc::new(partition)),
+        Ok(_) => Err(Error::corrupt(path, handle.offset, "partition has the wrong blocks")),
+        Err(what) => Err(Error::corrupt(path, handle.offset, what)),
+    }
+}
+
+pub(crate) fn read_block(
+    file: &dyn File,
+    path: &Path,
+    descriptor: &FileDescriptor,
+    handle: Handle,
+) -> Result<Vec<u8>> {
+    if handle.bytes as usize > BLOCK_BYTES_MAX {
+        return Err(Error::corrupt(path, handle.offset, "block is too long"));
+    }
+    let mut stored = vec![0; handle.bytes as usize];
+    file.read_exact_at(&mut stored, handle.offset)
+        .map_err(|e| missing_is_corrupt(e, path, "read"))?;
+    load_block(stored, descriptor.birth, handle.offset)
+        .map_err(|what| Error::corrupt(path, handle.offset, what))
+}
+
+/// A file the manifest names that is missing or too short is damage, not bad luck.
+pub(crate) fn missing_is_corrupt(
+    error: std::io::Error,
+    path: &Path,
+    action: &'static str,
+) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "file is missing"),
+        std::io::ErrorKind::UnexpectedEof => Error::corrupt(path, 0, "file is cut"),
+        _ => Error::unreferenced(action, path, error),
+    }
+}
+
+/// Reads the whole file once and compares it with its descriptor.
+pub(crate) fn verify_file(disk: &dyn Disk, path: &Path, descriptor: &FileDescriptor) -> Result<()> {
+    const READ_BYTES: u64 = 1 << 20;
+    let file = disk.open(path, OpenMode::Read).map_err(|e| missing_is_corrupt(e, path, "open"))?;
+    let actual = file.len().map_err(|e| Error::unreferenced("measure", path, e))?;
+    if actual != descriptor.bytes {
+        return Err(Error::corrupt(path, actual, "file has the wrong length"));
+    }
+    let mut whole = Whole::new(descriptor.birth);
+    let mut buffer = vec![0; READ_BYTES as usize];
+    let mut offset = 0;
+    while offset < actual {
+        let part = usize::try_from((actual - offset).min(READ_BYTES)).unwrap_or(0);
+        let bytes = buffer.get_mut(..part).unwrap_or_default();
+        file.read_exact_at(bytes, offset).map_err(|e| missing_is_corrupt(e, path, "read"))?;
+        whole.update(bytes);
+        offset += part as u64;
+    }
+    if whole.digest() != descriptor.checksum {
+        return Err(Error::corrupt(path, 0, "file checksum"));
+    }
+    Ok(())
+}
