@@ -282,6 +282,10 @@ pub struct EngineSection {
     pub cache_bytes: u64,
     /// Open table files of the node.
     pub open_files_max: usize,
+    /// Bytes flushes and compactions may write per second, 0 for no limit.
+    pub write_bytes_per_second: u64,
+    /// Bytes read again per second only to be checked, 0 for none.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for EngineSection {
@@ -291,6 +295,8 @@ impl Default for EngineSection {
             memtable_budget_bytes: 256 * MIB,
             cache_bytes: 256 * MIB,
             open_files_max: 1_000,
+            write_bytes_per_second: 0,
+            scrub_bytes_per_second: 2 * MIB,
         }
     }
 }
@@ -305,7 +311,12 @@ impl EngineSection {
             1024 * GIB,
         )?;
         within("engine.cache_bytes", self.cache_bytes, MIB, 1024 * GIB)?;
-        within("engine.open_files_max", self.open_files_max, 64, 1_000_000)
+        within("engine.open_files_max", self.open_files_max, 64, 1_000_000)?;
+        if self.write_bytes_per_second > 0 {
+            let rate = self.write_bytes_per_second;
+            within("engine.write_bytes_per_second", rate, MIB, 1024 * GIB)?;
+        }
+        within("engine.scrub_bytes_per_second", self.scrub_bytes_per_second, 0, GIB)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A flush goes before any compaction, since it frees memory and journal. When all memtables
 //! together exceed their budget, or the journal fills up, the engine that holds back the oldest
-//! journal segment is sealed first.
+//! journal segment is sealed first. Who has nothing else to do reads files again (`scrub.rs`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +17,7 @@ use holdfast_runtime::Thread;
 use parking_lot::{Condvar, Mutex};
 
 use super::Fatal;
+use super::scrub::{Engines, Scrub};
 
 /// Threads look for work at least this often: a flush may have waited for the journal.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -33,7 +34,8 @@ pub(super) struct Jobs {
 
 struct JobsShared {
     // Guards a small map for the time of a look-up; threads otherwise share nothing.
-    engines: Mutex<BTreeMap<GroupId, Arc<Engine>>>,
+    engines: Engines,
+    scrub: Scrub,
     signal: Mutex<()>,
     work: Condvar,
     has_work: AtomicBool,
@@ -51,6 +53,7 @@ struct JobsShared {
 impl Jobs {
     pub(super) fn start(
         threads: usize,
+        scrub_bytes_per_second: u64,
         journal: Arc<Journal>,
         memory: Arc<Shared>,
         clock: Arc<dyn Clock>,
@@ -58,6 +61,7 @@ impl Jobs {
     ) -> io::Result<Self> {
         let shared = Arc::new(JobsShared {
             engines: Mutex::default(),
+            scrub: Scrub::new(scrub_bytes_per_second, clock.clone()),
             signal: Mutex::new(()),
             work: Condvar::new(),
             has_work: AtomicBool::new(false),
@@ -120,6 +124,9 @@ impl JobsShared {
                 Some((group, job)) => self.carry_out(group, job),
                 None => {
                     self.seal_for_space();
+                    if let Some((group, error)) = self.scrub.step(&self.engines) {
+                        self.give_up(group, &error);
+                    }
                     self.rest(LOOK_INTERVAL);
                 }
             }
@@ -164,12 +171,19 @@ impl JobsShared {
         if error.is_fatal() {
             (self.fatal)(&format!("engine of {}: {error}", group.range));
         } else if error.is_corruption() {
-            tracing::error!(range = %group.range, replica = %group.replica, %error, "corrupt");
-            self.engines.lock().remove(&group);
-            self.corrupt.lock().insert(group, error.to_string());
+            self.give_up(group, &error);
         } else {
             tracing::warn!(range = %group.range, %error, "engine job failed, will be repeated");
             self.rest_for_space();
+        }
+    }
+
+    /// Does no more work for an engine whose files are damaged.
+    fn give_up(&self, group: GroupId, error: &holdfast_lsm::Error) {
+        // One that was removed meanwhile is nobody's concern.
+        if self.engines.lock().remove(&group).is_some() {
+            tracing::error!(range = %group.range, replica = %group.replica, %error, "corrupt");
+            self.corrupt.lock().insert(group, error.to_string());
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod host;
 mod jobs;
+mod scrub;
 mod space;
 mod store;
 mod view;

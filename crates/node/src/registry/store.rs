@@ -84,9 +84,11 @@ impl Store {
             torn_tail = recovery.torn_tail,
             "journal recovered"
         );
-        let memory = Arc::new(Shared::new(shared_options(config))?);
+        let memory = Shared::with_clock(shared_options(config), doors.clock.clone())?;
+        let memory = Arc::new(memory);
         let jobs = Jobs::start(
             config.runtime.job_thread_count(),
+            config.engine.scrub_bytes_per_second,
             journal.clone(),
             memory.clone(),
             doors.clock.clone(),
@@ -222,6 +224,7 @@ fn shared_options(config: &Config) -> SharedOptions {
         cache_bytes: config.engine.cache_bytes,
         open_files_max: config.engine.open_files_max,
         memtable_budget_bytes: config.engine.memtable_budget_bytes,
+        write_bytes_per_second: config.engine.write_bytes_per_second,
     }
 }
 
