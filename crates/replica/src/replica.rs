@@ -33,6 +33,7 @@ use crate::raft::machine::{Machine, Progress};
 use crate::raft::network::{Factory, Holds, NetworkShared};
 use crate::raft::runtime::{self, Context};
 use crate::raft::staging::{self, StagingArea};
+use crate::raft::tail::Tail;
 use crate::reads::{Assurance, FollowerReads, Proofs, RoundTask, Rounds};
 use crate::renewals::{self, RENEWALS_WAITING_MAX, Renewing};
 use crate::watch::{Hub, LockWaiter, WatchFilter, WatchStream};
@@ -291,17 +292,9 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let health = new_health(group, &deps, &reader);
     let network = new_network(&options, &deps, &health);
     let staging = new_staging(&options, &deps);
-    let log = LogStore { journal: deps.journal.clone(), group, health: health.clone() };
-    let machine = Machine {
-        state,
-        reader: reader.clone(),
-        engine: deps.engine.clone(),
-        journal: deps.journal.clone(),
-        pool: deps.pool.clone(),
-        progress: progress.clone(),
-        engine_work: deps.engine_work.clone(),
-        health: health.clone(),
-    };
+    let (tail, journal) = (network.tail.clone(), deps.journal.clone());
+    let log = LogStore { journal, group, tail, health: health.clone() };
+    let machine = new_machine(state, &deps, &progress, &health);
     let factory = Factory(network.clone());
     let built = Group::build(options.replica, config, factory, log, machine).await;
     let raft = built.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
@@ -394,7 +387,27 @@ fn new_staging(options: &ReplicaOptions, deps: &Deps) -> Arc<StagingArea> {
     StagingArea::new(disk, pool, clock, options.dir.clone())
 }
 
+fn new_machine(
+    state: StateMachine,
+    deps: &Deps,
+    progress: &Arc<Progress>,
+    health: &Arc<Health>,
+) -> Machine {
+    Machine {
+        reader: state.reader(),
+        state,
+        engine: deps.engine.clone(),
+        journal: deps.journal.clone(),
+        pool: deps.pool.clone(),
+        progress: progress.clone(),
+        engine_work: deps.engine_work.clone(),
+        health: health.clone(),
+    }
+}
+
 fn new_network(options: &ReplicaOptions, deps: &Deps, health: &Arc<Health>) -> Arc<NetworkShared> {
+    let group = GroupId { range: options.range, replica: options.replica };
+    let last = deps.journal.log_state(group).last;
     Arc::new(NetworkShared {
         peers: deps.peers.clone(),
         cluster: options.cluster,
@@ -406,6 +419,7 @@ fn new_network(options: &ReplicaOptions, deps: &Deps, health: &Arc<Health>) -> A
         rounds: Default::default(),
         holds: Holds::default(),
         health: health.clone(),
+        tail: Tail::new(last.map_or(0, |position| position.index)),
     })
 }
 

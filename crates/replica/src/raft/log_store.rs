@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::health::Health;
 use crate::options::ENTRY_BYTES_MAX;
 use crate::raft::codec;
+use crate::raft::tail::Tail;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Bytes read from the journal at a time where a whole range of entries is wanted.
@@ -33,6 +34,7 @@ const FULL_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct LogStore {
     pub(crate) journal: Arc<Journal>,
     pub(crate) group: GroupId,
+    pub(crate) tail: Arc<Tail>,
     pub(crate) health: Arc<Health>,
 }
 
@@ -262,6 +264,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         let Some(committed) = committed else { return Ok(()) };
         let position = codec::to_journal(&committed);
+        self.tail.committed(position.index);
         self.journal.save_committed(self.group, position).map_err(|e| self.failed(e))
     }
 
@@ -281,6 +284,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             payload: codec::encode_payload(&entry.payload),
         };
         let entries: Vec<_> = entries.into_iter().map(entry).collect();
+        let last = entries.last().map(|entry| entry.position.index);
         let flushed = Arc::new(Mutex::new(Some(flushed)));
         loop {
             match self.journal.append(self.group, entries.clone(), self.completion(&flushed)) {
@@ -290,13 +294,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                     tracing::warn!(group = %self.group, %error, "append waits");
                     sleep(FULL_RETRY).await;
                 }
-                result => return result.map_err(|e| self.failed(e)),
+                result => {
+                    result.map_err(|e| self.failed(e))?;
+                    last.into_iter().for_each(|last| self.tail.ends_at(last));
+                    return Ok(());
+                }
             }
         }
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let last = last.map(|log_id| log_id.index);
+        self.tail.ends_at(last.unwrap_or(0));
         self.durably(|journal, done| journal.truncate_after(self.group, last, done)).await
     }
 

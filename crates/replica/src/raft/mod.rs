@@ -6,10 +6,12 @@ pub(crate) mod log_store;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod runtime;
+pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod staging;
 #[cfg(test)]
 mod suite;
+pub(crate) mod tail;
 pub(crate) mod types;
 
 /// openraft's handle of one range.

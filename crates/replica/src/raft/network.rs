@@ -5,10 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,7 +15,6 @@ use futures_util::{Stream, StreamExt};
 use holdfast_journal::Journal;
 use holdfast_model::{ClusterId, NodeId, RangeId, ReplicaId};
 use holdfast_runtime::sleep;
-use holdfast_wire::peer::v1 as peer;
 use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -25,13 +22,13 @@ use openraft::network::{
 use openraft::raft::{SnapshotResponse, TransferLeaderResponse};
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_util::sync::PollSender;
 
 use crate::health::Health;
 use crate::peers::{PeerAddress, PeerError, Peers};
 use crate::raft::convert;
+use crate::raft::session::SessionStream;
 use crate::raft::snapshot::{self, SnapshotPayload};
+use crate::raft::tail::Tail;
 use crate::raft::types::{
     AppendEntries, AppendResult, Host, RpcError, Snapshot, Transfer, TypeConfig, Vote, VoteRequest,
     VoteResponse,
@@ -58,6 +55,8 @@ pub(crate) struct NetworkShared {
     /// Log indexes that snapshots under way end at: nothing after them may be purged.
     pub(crate) holds: Holds,
     pub(crate) health: Arc<Health>,
+    /// Where the log ends and how far it is committed.
+    pub(crate) tail: Arc<Tail>,
 }
 
 impl NetworkShared {
@@ -154,7 +153,12 @@ impl Network {
     }
 }
 
-fn rpc_error(to: &PeerAddress, error: &PeerError, action: RPCTypes, timeout: Duration) -> RpcError {
+pub(crate) fn rpc_error(
+    to: &PeerAddress,
+    error: &PeerError,
+    action: RPCTypes,
+    timeout: Duration,
+) -> RpcError {
     match error {
         PeerError::Unreachable(_) | PeerError::Refused(_) => Unreachable::new(error).into(),
         PeerError::Broken(_) => NetworkError::new(error).into(),
@@ -192,7 +196,9 @@ impl NetStreamAppend<TypeConfig> for Network {
                 let idle_max = self.shared.session_idle_max;
                 let opened = self.shared.peers.open_session(&self.address);
                 let session = opened.map_err(|e| self.failed(&e, action, idle_max))?;
-                let session = SessionStream::new(self.address, request, input, session, idle_max);
+                let tail = self.shared.tail.clone();
+                let session =
+                    SessionStream::new(self.address, request, input, session, idle_max, tail);
                 let answers: BoxStream<'s, _> = Box::pin(session);
                 return Ok(answers);
             }
@@ -206,140 +212,6 @@ impl NetStreamAppend<TypeConfig> for Network {
             let answers: BoxStream<'s, _> = Box::pin(stream::iter([result]));
             Ok(answers)
         })
-    }
-}
-
-/// A pipelined session: feeds openraft's requests in, gives the answers back in their order.
-///
-/// Both directions are driven from the one task that waits for answers, so that a session costs
-/// no task of its own.
-struct SessionStream<S> {
-    address: PeerAddress,
-    /// Taken from the input before the session was opened.
-    first: Option<AppendEntries>,
-    /// `None` once openraft has nothing more to send; the session then ends by itself.
-    input: Option<S>,
-    requests: PollSender<peer::AppendRequest>,
-    answers: mpsc::Receiver<Result<peer::AppendResponse, PeerError>>,
-    in_flight: usize,
-    idle_max: Duration,
-    /// Runs while answers are due.
-    idle: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    ended: bool,
-}
-
-impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
-    fn new(
-        address: PeerAddress,
-        first: AppendEntries,
-        input: S,
-        session: crate::peers::Session,
-        idle_max: Duration,
-    ) -> Self {
-        let requests = PollSender::new(session.requests);
-        let (first, input, answers) = (Some(first), Some(input), session.responses);
-        let (in_flight, idle, ended) = (0, None, false);
-        Self { address, first, input, requests, answers, in_flight, idle_max, idle, ended }
-    }
-
-    /// Sends what openraft has ready, as far as there is room.
-    fn pump(&mut self, context: &mut Context<'_>) {
-        while let Some(input) = &mut self.input {
-            match self.requests.poll_reserve(context) {
-                Poll::Pending => return,
-                Poll::Ready(Err(_)) => return self.end_input(),
-                Poll::Ready(Ok(())) => {}
-            }
-            let next = match self.first.take() {
-                Some(first) => Poll::Ready(Some(first)),
-                None => input.poll_next_unpin(context),
-            };
-            match next {
-                Poll::Pending => return,
-                Poll::Ready(None) => return self.end_input(),
-                Poll::Ready(Some(request)) => {
-                    if self.requests.send_item(convert::append_to_wire(&request)).is_err() {
-                        return self.end_input();
-                    }
-                    self.in_flight += 1;
-                }
-            }
-        }
-    }
-
-    fn end_input(&mut self) {
-        self.input = None;
-        // A slot that is reserved and not used would keep the channel, and so the session, open.
-        self.requests.abort_send();
-        self.requests.close();
-    }
-
-    fn fail(&mut self, error: RpcError) -> Poll<Option<Result<AppendResult, RpcError>>> {
-        self.ended = true;
-        self.end_input();
-        Poll::Ready(Some(Err(error)))
-    }
-
-    fn answered(
-        &mut self,
-        answer: Result<peer::AppendResponse, PeerError>,
-    ) -> Poll<Option<Result<AppendResult, RpcError>>> {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.idle = None;
-        let answer = match answer {
-            Ok(answer) => convert::append_result_from_wire(&answer),
-            Err(error) => {
-                let action = RPCTypes::AppendEntries;
-                return self.fail(rpc_error(&self.address, &error, action, self.idle_max));
-            }
-        };
-        match answer {
-            Ok(result) => {
-                self.ended = result.is_err();
-                Poll::Ready(Some(Ok(result)))
-            }
-            Err(error) => self.fail(Unreachable::new(&error).into()),
-        }
-    }
-
-    /// Whether answers that are due have failed to come for too long.
-    fn is_stalled(&mut self, context: &mut Context<'_>) -> bool {
-        if self.in_flight == 0 {
-            self.idle = None;
-            return false;
-        }
-        let idle_max = self.idle_max;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_max)));
-        idle.as_mut().poll(context).is_ready()
-    }
-}
-
-impl<S: Stream<Item = AppendEntries> + Unpin> Stream for SessionStream<S> {
-    type Item = Result<AppendResult, RpcError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        this.pump(context);
-        match this.answers.poll_recv(context) {
-            Poll::Ready(Some(answer)) => this.answered(answer),
-            Poll::Ready(None) if this.in_flight == 0 => {
-                this.ended = true;
-                this.end_input();
-                Poll::Ready(None)
-            }
-            Poll::Ready(None) => {
-                let error = PeerError::Broken("session ended with answers due".into());
-                this.fail(rpc_error(&this.address, &error, RPCTypes::AppendEntries, this.idle_max))
-            }
-            Poll::Pending if this.is_stalled(context) => {
-                let (error, action) = (PeerError::Timeout, RPCTypes::AppendEntries);
-                this.fail(rpc_error(&this.address, &error, action, this.idle_max))
-            }
-            Poll::Pending => Poll::Pending,
-        }
     }
 }
 

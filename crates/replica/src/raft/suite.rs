@@ -25,6 +25,7 @@ use super::log_store::LogStore;
 use super::machine::{Builder, Machine, Progress};
 use super::snapshot::{Incoming, SnapshotPayload, outgoing};
 use super::staging::StagingArea;
+use super::tail::Tail;
 use super::types::{
     Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
@@ -112,7 +113,8 @@ impl Stores {
         let engine = Arc::new(engine.unwrap());
         let fatal = FatalHook::new(|reason| panic!("{reason}"));
         let health = Health::new(GROUP, journal.clone(), fatal);
-        let log = LogStore { journal: journal.clone(), group: GROUP, health: health.clone() };
+        let tail = Tail::new(0);
+        let log = LogStore { journal: journal.clone(), group: GROUP, health: health.clone(), tail };
         let state = StateMachine::open(engine.clone()).unwrap();
         let reader = state.reader();
         let leadership = Leadership::new(clock, NodeId(1), Duration::ZERO, Arc::new(NoWalls));
