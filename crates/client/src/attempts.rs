@@ -21,6 +21,9 @@ use crate::transport::{Connection, Failure};
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(4);
 /// Longest pause between attempts.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Another attempt is not begun with less time than this: hardly answered in time, it would only
+/// make unknown what is known.
+pub(crate) const ATTEMPT_MIN: Duration = Duration::from_millis(20);
 /// How long the first attempt may take where another may follow; doubles with each time-out.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same for a read that any replica answers by itself: no round is waited for.

@@ -8,7 +8,7 @@ use holdfast_runtime::{Deadline, sleep};
 use holdfast_wire::v1;
 use prost::Message;
 
-use crate::attempts::{ATTEMPTS_MAX, Attempts, Next, PAUSE_MAX, PAUSE_MIN};
+use crate::attempts::{ATTEMPT_MIN, ATTEMPTS_MAX, Attempts, Next, PAUSE_MAX, PAUSE_MIN};
 use crate::client::Inner;
 use crate::error::Error;
 use crate::map::{Missing, Range};
@@ -180,7 +180,7 @@ impl Inner {
                 let _ = self.cache.refresh(seen, plan.limit.deadline).await;
             }
             let left = plan.limit.deadline.remaining();
-            if attempts.count >= ATTEMPTS_MAX || left <= pause {
+            if attempts.count >= ATTEMPTS_MAX || left <= pause + ATTEMPT_MIN {
                 return Err(attempts.end_of_time().into());
             }
             if !pause.is_zero() {

@@ -17,9 +17,9 @@ use crate::options::{awaitable, with_deadline};
 use crate::streams::{Break, Pauses, break_of, break_of_info, open};
 use crate::types::millis;
 
-/// A lease is renewed this many times per TTL.
+/// A lease is renewed after this part of the time it has left.
 const BEATS_PER_TTL: u32 = 3;
-/// Shortest pause between renewals, and after one that failed.
+/// Pause after a renewal that failed.
 const BEAT_MIN: Duration = Duration::from_millis(200);
 
 impl Client {
@@ -206,14 +206,17 @@ impl Lease {
     /// Its end is counted from before each request: no answer can promise more.
     async fn beat(&self) {
         let clock = &self.client.inner.doors.clock;
-        let mut pause = self.ttl / BEATS_PER_TTL;
         let mut ends = match self.asked {
             Some(asked) => asked + self.ttl,
-            // Of unknown age: renewed at once, and lost if that is not possible.
+            // Of unknown age: it has what the deadline allows for the first renewal.
             None => clock.monotonic() + self.client.deadline,
         };
+        let mut pause = match self.asked {
+            Some(_) => ends.saturating_sub(clock.monotonic()) / BEATS_PER_TTL,
+            None => Duration::ZERO,
+        };
         loop {
-            sleep(pause.min(ends.saturating_sub(clock.monotonic()))).await;
+            sleep(pause).await;
             let asked = clock.monotonic();
             let left = ends.saturating_sub(asked);
             if left.is_zero() {
@@ -222,9 +225,9 @@ impl Lease {
             match self.renew_within(Limit::after(left)).await {
                 Ok(ttl) => {
                     ends = asked + ttl;
-                    pause = (ttl / BEATS_PER_TTL).max(BEAT_MIN);
+                    pause = ends.saturating_sub(clock.monotonic()) / BEATS_PER_TTL;
                 }
-                Err(error) if error.is_retryable() => pause = BEAT_MIN,
+                Err(error) if error.is_retryable() => pause = BEAT_MIN.min(left),
                 Err(_) => return,
             }
         }

@@ -22,7 +22,7 @@ use crate::types::millis;
 
 /// TTL of a lock that does not say.
 const TTL_DEFAULT: Duration = Duration::from_secs(10);
-/// A lock is renewed this many times per TTL.
+/// A lock is renewed after this part of the time it has left.
 const BEATS_PER_TTL: u32 = 3;
 /// Pause after a renewal that failed.
 const BEAT_MIN: Duration = Duration::from_millis(100);
@@ -237,21 +237,24 @@ impl Party {
 
     /// Renews until the lock is lost, or must be taken to be.
     async fn beat(&self, token: u64, mut ends: Duration) {
-        let mut pause = self.ttl / BEATS_PER_TTL;
         loop {
-            sleep(pause.min(ends.saturating_sub(self.now()))).await;
-            let left = ends.saturating_sub(self.now());
-            if left.is_zero() {
-                return;
-            }
-            let limit = Limit { total: left, deadline: Deadline::after(left) };
-            match self.renew(token, limit).await {
-                Ok(later) => {
-                    ends = later.max(ends);
-                    pause = self.ttl / BEATS_PER_TTL;
+            // However long the last renewal took, there is time for the next.
+            let mut pause = ends.saturating_sub(self.now()) / BEATS_PER_TTL;
+            loop {
+                sleep(pause).await;
+                let left = ends.saturating_sub(self.now());
+                if left.is_zero() {
+                    return;
                 }
-                Err(error) if error.is_callers() => return,
-                Err(_) => pause = BEAT_MIN,
+                let limit = Limit { total: left, deadline: Deadline::after(left) };
+                match self.renew(token, limit).await {
+                    Ok(later) => {
+                        ends = later.max(ends);
+                        break;
+                    }
+                    Err(error) if error.is_callers() => return,
+                    Err(_) => pause = BEAT_MIN.min(left),
+                }
             }
         }
     }

@@ -156,6 +156,10 @@ impl Connection {
                 S::decode(bytes)
                     .map_err(|e| Failure::Status(Status::data_loss(format!("answer: {e}"))))
             }
+            Ok(Err(Failure::Status(status))) if is_silence(&status) => {
+                self.suspect();
+                Err(Failure::TimedOut)
+            }
             Ok(Err(failure)) => {
                 match &failure {
                     Failure::NotSent(_) | Failure::Broken(_) => self.suspect(),
@@ -297,6 +301,13 @@ fn grpc_timeout(timeout: Duration) -> HeaderValue {
 /// (nothing was proposed, how stale a replica is) arrives while someone still listens.
 fn told(patience: Duration) -> Duration {
     patience.saturating_sub((patience / 10).min(ANSWER_TRAVEL_MAX))
+}
+
+/// Whether the server's library ended the call for want of an answer by the time it was told:
+/// nobody who knows anything has spoken.
+fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded)
+        && holdfast_wire::error_info(status).is_none()
 }
 
 /// Reads the single message of a unary answer.

@@ -75,7 +75,7 @@ fn a_waiter_that_gave_up_is_never_granted_the_lock() {
     shared(async |cluster| {
         let client = cluster.client().await?;
         let first = client.lock("locks/given-up").acquire().await?;
-        let impatient = client.with_deadline(Duration::from_millis(700))?;
+        let impatient = client.with_deadline(Duration::from_secs(2))?;
         let gave_up = impatient.lock("locks/given-up").acquire().await;
         ensure!(matches!(gave_up, Err(Error::Deadline { .. })), "{gave_up:?}");
         let token = first.fencing_token();

@@ -123,3 +123,19 @@ fn keys_bound_to_a_lease_live_as_long_as_it_is_renewed_and_no_longer() {
         Ok(())
     });
 }
+
+#[test]
+fn a_lease_whose_renewals_begin_late_in_its_life_is_kept_all_the_same() {
+    shared(async |cluster| {
+        let client = cluster.client().await?;
+        let lease = client.grant_lease("{late}", Duration::from_secs(4)).await?;
+        client.put("{late}/k", "x").lease(lease.id()).await?;
+        // More than two thirds of its time: a pause of a third would be one too long.
+        tokio::time::sleep(Duration::from_millis(3_000)).await;
+        let alive = lease.keep_alive();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        ensure!(!alive.is_lost(), "given up without a renewal");
+        ensure!(client.get("{late}/k").await?.is_some(), "gone while the lease was renewed");
+        Ok(())
+    });
+}
