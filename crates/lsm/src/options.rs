@@ -52,6 +52,9 @@ pub struct EngineOptions {
     pub level0_tables: usize,
     /// Tables in level 0 at which writers should be slowed down; see `Stats::level0_tables`.
     pub level0_tables_slow: usize,
+    /// Bytes still to be rewritten by compactions at which writers should be slowed down; at four
+    /// times as many they should stop.
+    pub debt_bytes_slow: u64,
     /// Size at which the first sorted level is full, bytes.
     pub level_base_bytes: u64,
     /// How many times larger each further level is.
@@ -76,6 +79,7 @@ impl Default for EngineOptions {
             compression: [Compression::Lz4; LEVELS],
             level0_tables: 4,
             level0_tables_slow: 20,
+            debt_bytes_slow: 16 << 30,
             level_base_bytes: 256 << 20,
             level_multiplier: 10,
             manifest_bytes_max: 1 << 20,

@@ -149,13 +149,25 @@ const SEALED_SLOW: usize = 2;
 /// Memtables waiting for their flush at which writers should stop.
 const SEALED_STOP: usize = 6;
 
+/// Writers should stop at so many times the tables of level 0 that slow them down.
+const LEVEL0_STOP: usize = 2;
+/// Writers should stop at so many times the debt that slows them down.
+const DEBT_STOP: u64 = 4;
+
 impl Pressure {
     pub(crate) fn of(state: &State, options: &EngineOptions) -> Self {
         let sealed = state.sealed.len();
         let level0 = state.version.level(0).len();
-        if sealed >= SEALED_STOP || level0 >= 2 * options.level0_tables_slow {
+        let (debt, slow) = (debt_bytes(&state.version, options), options.debt_bytes_slow);
+        let stops = [
+            sealed >= SEALED_STOP,
+            level0 >= LEVEL0_STOP * options.level0_tables_slow,
+            debt >= slow.saturating_mul(DEBT_STOP),
+        ];
+        let slows = [sealed >= SEALED_SLOW, level0 >= options.level0_tables_slow, debt >= slow];
+        if stops.contains(&true) {
             Self::Stop
-        } else if sealed >= SEALED_SLOW || level0 >= options.level0_tables_slow {
+        } else if slows.contains(&true) {
             Self::Slow
         } else {
             Self::None

@@ -25,6 +25,8 @@ pub(crate) struct Version {
     /// Counts the versions of the generation.
     number: u64,
     levels: [Arc<[Arc<Table>]>; LEVELS],
+    /// Bytes of each level.
+    level_bytes: [u64; LEVELS],
     /// The durable read point: everything up to it is in the tables.
     pub(crate) point: ReadPoint,
     pub(crate) floor: u64,
@@ -44,8 +46,7 @@ impl Version {
             }
         }
         let dir = generation.dir().to_path_buf();
-        let (point, floor) = (base.point, base.floor);
-        let version = Self { generation, number: 0, levels: sorted(levels), point, floor };
+        let version = Self::of(generation, 0, levels, base);
         version.check(&dir)?;
         Ok(version)
     }
@@ -60,10 +61,21 @@ impl Version {
             levels[*level].push(table.clone());
         }
         let generation = self.generation.clone();
-        let (number, point, floor) = (self.number + 1, edit.point, edit.floor);
-        let version = Self { generation, number, levels: sorted(levels), point, floor };
+        let version = Self::of(generation, self.number + 1, levels, edit);
         debug_assert!(version.check(Path::new("")).is_ok(), "an edit keeps levels disjoint");
         version
+    }
+
+    fn of(
+        generation: Arc<Generation>,
+        number: u64,
+        levels: [Vec<Arc<Table>>; LEVELS],
+        edit: &Edit,
+    ) -> Self {
+        let levels = sorted(levels);
+        let level_bytes = levels.each_ref().map(|level| level.iter().map(|t| t.bytes()).sum());
+        let (point, floor) = (edit.point, edit.floor);
+        Self { generation, number, levels, level_bytes, point, floor }
     }
 
     fn check(&self, dir: &Path) -> Result<()> {
@@ -106,7 +118,7 @@ impl Version {
     }
 
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
-        self.level(level).iter().map(|t| t.bytes()).sum()
+        self.level_bytes.get(level).copied().unwrap_or(0)
     }
 
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {

@@ -282,3 +282,26 @@ fn tiered_tree_rests_when_its_first_level_is_taken_and_level_zero_is_empty() {
     assert!(stats.level_tables[0] < 2, "{stats:?}");
     world.check();
 }
+
+#[test]
+fn pressure_rises_with_what_compactions_have_to_rewrite_and_falls_when_they_have() {
+    // Level 0 alone calls for a compaction; nothing else would raise the pressure.
+    let options =
+        EngineOptions { level0_tables_slow: 1_000, debt_bytes_slow: 8 << 10, ..small_options() };
+    let mut world = World::new(options);
+    let mut seen = vec![world.engine.pressure()];
+    for round in 0..16u32 {
+        for n in 0..60 {
+            world.put(&format!("key-{n:03}"), &format!("{:060}", n * 7919 + round));
+        }
+        world.engine.seal();
+        let job = world.engine.next_job().unwrap();
+        assert_eq!(job.kind(), JobKind::Flush);
+        job.run().unwrap();
+        seen.push(world.engine.pressure());
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    assert!(seen.contains(&Pressure::Slow) && seen.last() == Some(&Pressure::Stop), "{seen:?}");
+    world.work().unwrap();
+    assert_eq!(world.engine.pressure(), Pressure::None);
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
-use holdfast_lsm::{Completed, Error, Family, Staging};
+use holdfast_lsm::{CompactionStyle, Completed, EngineOptions, Error, Family, Staging};
 
 use crate::harness::{World, check, open_engine, small_options};
 
@@ -32,20 +32,30 @@ fn workload(world: &mut World) -> Result<(), Error> {
 }
 
 /// Runs `workload` on a disk that loses power at its `cut`-th mutation.
-fn cut_at(cut: u64) -> Option<(World, bool)> {
+fn cut_at(cut: u64, options: &EngineOptions) -> Option<(World, bool)> {
     let disk = SimDisk::new();
     disk.cut_power_at(Some(cut));
-    let mut world = World::on(disk, small_options()).ok()?;
+    let mut world = World::on(disk, options.clone()).ok()?;
     let is_whole = workload(&mut world).is_ok();
     Some((world, is_whole))
 }
 
 #[test]
 fn power_cut_at_any_operation_leaves_a_whole_durable_point() {
+    cut_at_every_operation(&small_options());
+}
+
+#[test]
+fn power_cut_at_any_operation_of_a_tiered_tree_leaves_a_whole_durable_point() {
+    let compaction_style = CompactionStyle::Tiered;
+    cut_at_every_operation(&EngineOptions { compaction_style, ..small_options() });
+}
+
+fn cut_at_every_operation(options: &EngineOptions) {
     // Making /data is the harness's own doing; the engine's first operation follows it.
     let first_cut = 3;
     for cut in first_cut.. {
-        let Some((mut world, is_whole)) = cut_at(cut) else {
+        let Some((mut world, is_whole)) = cut_at(cut, options) else {
             continue;
         };
         assert!(cut < 10_000, "the workload never ends");

@@ -94,6 +94,7 @@ pub fn small_options() -> EngineOptions {
         compression: [Compression::Lz4; 7],
         level0_tables: 2,
         level0_tables_slow: 8,
+        debt_bytes_slow: 256 << 10,
         level_base_bytes: 16 << 10,
         level_multiplier: 3,
         manifest_bytes_max: 1 << 10,

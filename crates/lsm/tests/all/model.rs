@@ -85,6 +85,7 @@ fn options() -> impl Strategy<Value = EngineOptions> {
         bloom_bits_per_key: counts.1,
         level0_tables: counts.2,
         level0_tables_slow: 8,
+        debt_bytes_slow: 1 << 20,
         level_multiplier: counts.3,
         manifest_bytes_max: 1 << counts.4,
         compression: std::array::from_fn(|level| compression[level.min(1)]),
