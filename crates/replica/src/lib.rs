@@ -31,6 +31,7 @@ mod renewals;
 mod replica;
 mod status;
 mod watch;
+mod watch_filter;
 
 pub use admission::{Admission, Permit};
 pub use deps::{Deps, FatalHook};
@@ -52,4 +53,5 @@ pub use read::{Bound, ReadLevel, ReadRequest, ReadView};
 pub use renewals::Renewed;
 pub use replica::Replica;
 pub use status::Status;
-pub use watch::{LockWaiter, WatchFilter, WatchItem, WatchStream};
+pub use watch::{LockWaiter, WatchItem, WatchStream};
+pub use watch_filter::WatchFilter;

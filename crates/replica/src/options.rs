@@ -91,6 +91,9 @@ pub struct ReplicaOptions {
     pub watches_max: usize,
     /// Events buffered for one watch before it falls back to reading history, bytes.
     pub watch_buffer_bytes: usize,
+    /// Events buffered for all watches of this replica together, bytes; beyond it a watch gets
+    /// what happens live only while its own buffer is empty.
+    pub watch_total_bytes: usize,
 }
 
 impl ReplicaOptions {
@@ -113,6 +116,7 @@ impl ReplicaOptions {
             retention_bytes: 64 << 20,
             watches_max: 10_000,
             watch_buffer_bytes: 1 << 20,
+            watch_total_bytes: 32 << 20,
         }
     }
 
@@ -137,6 +141,11 @@ impl ReplicaOptions {
             (self.in_flight_bytes_max >= 64 << 10, "in_flight_bytes_max", "at least 64 KiB"),
             (self.watches_max > 0, "watches_max", "more than 0"),
             (self.watch_buffer_bytes >= 4 << 10, "watch_buffer_bytes", "at least 4 KiB"),
+            (
+                self.watch_total_bytes >= self.watch_buffer_bytes,
+                "watch_total_bytes",
+                "at least watch_buffer_bytes",
+            ),
         ];
         for (holds, option, reason) in checks {
             if !holds {

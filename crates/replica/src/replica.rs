@@ -36,7 +36,8 @@ use crate::raft::staging::{self, StagingArea};
 use crate::raft::tail::Tail;
 use crate::reads::{Assurance, FollowerReads, Proofs, RoundTask, Rounds};
 use crate::renewals::{self, RENEWALS_WAITING_MAX, Renewing};
-use crate::watch::{Hub, LockWaiter, WatchFilter, WatchStream};
+use crate::watch::{Hub, LockWaiter, WatchLimits, WatchStream};
+use crate::watch_filter::WatchFilter;
 
 /// How long tasks of a stopping replica may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -369,7 +370,12 @@ fn new_progress(
     reader: &Reader,
     leadership: &Arc<Leadership>,
 ) -> Arc<Progress> {
-    let hub = Hub::new(options.watches_max, options.watch_buffer_bytes, reader.point());
+    let limits = WatchLimits {
+        watches_max: options.watches_max,
+        buffer_bytes_max: options.watch_buffer_bytes,
+        total_bytes_max: options.watch_total_bytes,
+    };
+    let hub = Hub::new(limits, reader.point());
     let progress = Progress {
         applied: watch::Sender::new(reader.point().index.0),
         epoch: AtomicU64::new(0),

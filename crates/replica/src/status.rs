@@ -41,6 +41,8 @@ pub struct Status {
     pub parked: bool,
     /// Commands under way, bytes.
     pub in_flight_bytes: u64,
+    /// Events that wait for watchers, bytes.
+    pub watch_buffered_bytes: u64,
     /// Members.
     pub membership: MembershipInfo,
 }
@@ -74,6 +76,7 @@ impl Replica {
             point: inner.reader.point(),
             parked: inner.is_parked(),
             in_flight_bytes: inner.proposer.in_flight_bytes(),
+            watch_buffered_bytes: inner.progress.hub.buffered_bytes() as u64,
             membership: MembershipInfo::of(&metrics.membership_config, {
                 metrics.committed_membership_config.log_id() == metrics.membership_config.log_id()
             }),

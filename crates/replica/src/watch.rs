@@ -4,91 +4,34 @@
 //! Invariants:
 //! * Revisions come in order, whole, none twice, none left out.
 //! * A buffer that is full ends live delivery for its watch: the events are in the engine, and the
-//!   watch reads them there at its own pace. Memory stays bounded, nothing is lost until history
-//!   itself is compacted away, which is told ([`WatchItem::Cancelled`]).
+//!   watch reads them there at its own pace. Nothing is lost until history itself is compacted
+//!   away, which is told ([`WatchItem::Cancelled`]).
+//! * All buffers together hold a bounded number of bytes, and one revision for each watch whose
+//!   buffer is empty: who reads is not hindered by those who do not.
 //! * Progress never runs ahead of delivered events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use holdfast_kv::{Event, EventKind, LockGrant, ReadPoint, Reader, RevisionEvents};
+use holdfast_kv::{Event, LockGrant, ReadPoint, Reader, RevisionEvents};
 use holdfast_model::Revision;
 use holdfast_runtime::Pool;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::WatchError;
+use crate::watch_filter::{WatchFilter, detached};
 
 /// Items that may wait in one watch's buffer, beside the bound in bytes.
 const BUFFER_ITEMS_MAX: usize = 4_096;
-/// History read at a time, bytes.
-const HISTORY_BYTES: usize = 256 << 10;
+/// History read at a time for one watch, bytes: its share of what all watches may hold, within
+/// these bounds.
+const HISTORY_BYTES_MIN: usize = 4 << 10;
+const HISTORY_BYTES_MAX: usize = 256 << 10;
 /// Waiters for lock grants, per range.
 const GRANT_WAITERS_MAX: usize = 100_000;
-
-/// What a watch wants to see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchFilter {
-    /// First key.
-    pub start: Bound<Bytes>,
-    /// Last key.
-    pub end: Bound<Bytes>,
-    /// First revision to deliver; `None`: from now on.
-    pub from: Option<Revision>,
-    /// Whether events carry the version before.
-    pub previous: bool,
-    /// Leave out writes.
-    pub no_puts: bool,
-    /// Leave out removals.
-    pub no_deletes: bool,
-}
-
-impl WatchFilter {
-    /// Everything about one key, from now on.
-    pub fn key(key: Bytes) -> Self {
-        Self::range(Bound::Included(key.clone()), Bound::Included(key))
-    }
-
-    /// Everything about an interval of keys, from now on.
-    pub fn range(start: Bound<Bytes>, end: Bound<Bytes>) -> Self {
-        Self { start, end, from: None, previous: false, no_puts: false, no_deletes: false }
-    }
-
-    fn single_key(&self) -> Option<&Bytes> {
-        match (&self.start, &self.end) {
-            (Bound::Included(start), Bound::Included(end)) if start == end => Some(start),
-            _ => None,
-        }
-    }
-
-    fn wants(&self, event: &Event) -> bool {
-        let key = &event.entry.key;
-        let after_start = match &self.start {
-            Bound::Included(start) => key >= start,
-            Bound::Excluded(start) => key > start,
-            Bound::Unbounded => true,
-        };
-        let before_end = match &self.end {
-            Bound::Included(end) => key <= end,
-            Bound::Excluded(end) => key < end,
-            Bound::Unbounded => true,
-        };
-        let kind = match event.kind {
-            EventKind::Put => !self.no_puts,
-            EventKind::Delete => !self.no_deletes,
-        };
-        after_start && before_end && kind
-    }
-
-    /// The part of a revision this watch wants; `None` where that is nothing.
-    fn cut(&self, revision: &RevisionEvents) -> Option<RevisionEvents> {
-        let events: Vec<_> = revision.events.iter().filter(|e| self.wants(e)).cloned().collect();
-        (!events.is_empty()).then_some(RevisionEvents { revision: revision.revision, events })
-    }
-}
 
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +54,20 @@ pub(crate) struct Hub {
     /// A lock, since watches begin on other threads than the one that applies; held for map
     /// operations and non-blocking sends only.
     state: Mutex<State>,
-    buffer_bytes_max: usize,
-    watches_max: usize,
+    limits: WatchLimits,
+    /// Bytes in all buffers.
+    buffered: Arc<AtomicUsize>,
+}
+
+/// What the watches of one replica may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WatchLimits {
+    /// Watches.
+    pub(crate) watches_max: usize,
+    /// Events buffered for one watch, bytes.
+    pub(crate) buffer_bytes_max: usize,
+    /// Events buffered for all watches, bytes.
+    pub(crate) total_bytes_max: usize,
 }
 
 #[derive(Default)]
@@ -165,9 +120,14 @@ impl State {
 }
 
 impl Hub {
-    pub(crate) fn new(watches_max: usize, buffer_bytes_max: usize, point: ReadPoint) -> Arc<Self> {
+    pub(crate) fn new(limits: WatchLimits, point: ReadPoint) -> Arc<Self> {
         let state = Mutex::new(State { point, ..State::default() });
-        Arc::new(Self { state, buffer_bytes_max, watches_max })
+        Arc::new(Self { state, limits, buffered: Arc::default() })
+    }
+
+    /// Bytes of events that wait for their watchers.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
     }
 
     /// Hands on what an apply did. Never waits.
@@ -196,16 +156,31 @@ impl Hub {
     }
 
     fn deliver(&self, state: &mut State, revision: &RevisionEvents) {
-        for id in state.interested(revision) {
+        let interested = state.interested(revision);
+        if interested.is_empty() {
+            return;
+        }
+        let revision = detached(revision);
+        for id in interested {
             let Some(live) = state.live.get(&id) else { continue };
             if revision.revision < live.from {
                 continue;
             }
-            let Some(cut) = live.filter.cut(revision) else { continue };
+            let Some(cut) = live.filter.cut(&revision) else { continue };
             let weight = cut.weight();
-            let before = live.buffered.fetch_add(weight, Ordering::AcqRel);
-            let fits = before == 0 || before + weight <= self.buffer_bytes_max;
-            if !fits || live.items.try_send(WatchItem::Events(cut)).is_err() {
+            let before = live.buffered.load(Ordering::Acquire);
+            let fits = before + weight <= self.limits.buffer_bytes_max
+                && self.buffered_bytes() + weight <= self.limits.total_bytes_max;
+            if before != 0 && !fits {
+                state.remove_live(id);
+                continue;
+            }
+            // Before it can be taken out: the taker subtracts.
+            live.buffered.fetch_add(weight, Ordering::AcqRel);
+            self.buffered.fetch_add(weight, Ordering::AcqRel);
+            if live.items.try_send(WatchItem::Events(cut)).is_err() {
+                live.buffered.fetch_sub(weight, Ordering::AcqRel);
+                self.buffered.fetch_sub(weight, Ordering::AcqRel);
                 state.remove_live(id);
             }
         }
@@ -244,8 +219,8 @@ impl Hub {
         if state.stopped {
             return Err(WatchError::Stopped);
         }
-        if state.watches >= self.watches_max {
-            return Err(WatchError::TooMany { limit: self.watches_max });
+        if state.watches >= self.limits.watches_max {
+            return Err(WatchError::TooMany { limit: self.limits.watches_max });
         }
         let next = filter.from.unwrap_or(Revision(state.point.revision.0 + 1));
         let oldest = reader.compacted();
@@ -316,7 +291,13 @@ impl Hub {
         }
         let live = Live { filter: filter.clone(), from: next, items, buffered: buffered.clone() };
         state.live.insert(id, live);
-        Some(LiveFeed { id, items: receiver, buffered })
+        Some(LiveFeed { id, items: receiver, buffered, total: self.buffered.clone() })
+    }
+
+    /// How much history one watch may hold.
+    fn history_bytes(&self) -> usize {
+        let share = self.limits.total_bytes_max / self.state.lock().watches.max(1);
+        share.clamp(HISTORY_BYTES_MIN, HISTORY_BYTES_MAX)
     }
 
     fn progress(&self, id: u64) -> bool {
@@ -366,6 +347,28 @@ struct LiveFeed {
     id: u64,
     items: mpsc::Receiver<WatchItem>,
     buffered: Arc<AtomicUsize>,
+    /// Bytes in all buffers of the hub.
+    total: Arc<AtomicUsize>,
+}
+
+impl LiveFeed {
+    /// Events have left the buffer.
+    fn taken(&self, bytes: usize) {
+        self.buffered.fetch_sub(bytes, Ordering::AcqRel);
+        self.total.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+impl Drop for LiveFeed {
+    fn drop(&mut self) {
+        // Nothing comes after this; what is left goes with the buffer.
+        self.items.close();
+        while let Ok(item) = self.items.try_recv() {
+            if let WatchItem::Events(events) = &item {
+                self.taken(events.weight());
+            }
+        }
+    }
 }
 
 /// One watch. Dropping it ends it.
@@ -426,7 +429,7 @@ impl WatchStream {
                 Mode::Live(feed) => match feed.items.recv().await {
                     Some(item) => {
                         if let WatchItem::Events(events) = &item {
-                            feed.buffered.fetch_sub(events.weight(), Ordering::AcqRel);
+                            feed.taken(events.weight());
                         }
                         self.pending = Some(item);
                     }
@@ -456,7 +459,8 @@ impl WatchStream {
         let (reader, next) = (self.reader.clone(), self.next);
         let since = Revision(next.0.saturating_sub(1));
         let upto = reader.point().revision;
-        let read = self.pool.run(move || reader.changes(since, upto, HISTORY_BYTES, false)).await;
+        let bytes_max = self.hub.history_bytes();
+        let read = self.pool.run(move || reader.changes(since, upto, bytes_max, false)).await;
         let changes = match read {
             Ok(Ok(changes)) => changes,
             Ok(Err(holdfast_kv::Error::Compacted { oldest })) => {
@@ -471,7 +475,8 @@ impl WatchStream {
                 return Err(WatchError::Failed { resume: next });
             }
         };
-        let revisions = changes.revisions.iter().filter_map(|r| self.filter.cut(r)).collect();
+        let cut = changes.revisions.iter().filter_map(|r| self.filter.cut(r));
+        let revisions = cut.map(|revision| detached(&revision)).collect();
         self.mode = Mode::History(History { revisions, complete_to: changes.complete_to });
         Ok(())
     }

@@ -33,7 +33,7 @@ use crate::deps::FatalHook;
 use crate::health::Health;
 use crate::leadership::{Leadership, WallClocks};
 use crate::peers::PeerAddress;
-use crate::watch::Hub;
+use crate::watch::{Hub, WatchLimits};
 
 const GROUP: GroupId = GroupId { range: RangeId(1), replica: ReplicaId(1000) };
 
@@ -118,12 +118,13 @@ impl Stores {
         let state = StateMachine::open(engine.clone()).unwrap();
         let reader = state.reader();
         let leadership = Leadership::new(clock, NodeId(1), Duration::ZERO, Arc::new(NoWalls));
+        let limits = WatchLimits { watches_max: 1, buffer_bytes_max: 4096, total_bytes_max: 4096 };
         let progress = Progress {
             applied: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             due_ms: AtomicU64::new(u64::MAX),
             due_earlier: Notify::new(),
-            hub: Hub::new(1, 4096, reader.point()),
+            hub: Hub::new(limits, reader.point()),
             leadership: Arc::new(leadership),
         };
         let machine = Machine {

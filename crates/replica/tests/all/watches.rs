@@ -86,6 +86,114 @@ async fn a_slow_watcher_costs_bounded_memory_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_watchers_that_never_read_hold_bounded_memory_while_100_mb_are_written() {
+    const WATCHERS: usize = 1_000;
+    const VALUE: usize = 64 << 10;
+    const TOTAL: usize = 4 << 20;
+    let cluster = Cluster::start_tuned(1, |options| {
+        options.watch_buffer_bytes = 256 << 10;
+        options.watch_total_bytes = TOTAL;
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let mut watches = Vec::new();
+    for i in 0..WATCHERS {
+        let filter = match i % 2 {
+            0 => everything(),
+            _ => WatchFilter::key(format!("k{}", i % 16).into()),
+        };
+        let mut watch = leader.replica.watch(filter).unwrap();
+        // Live from here on: who has never asked for anything holds nothing.
+        watch.request_progress();
+        assert!(matches!(next(&mut watch).await, WatchItem::Progress(_)));
+        watches.push(watch);
+    }
+    let value = "x".repeat(VALUE);
+    let (mut written, mut held_max) = (0, 0);
+    while written < 100_000_000 {
+        cluster.put(&format!("k{}", written / VALUE % 16), &value).await;
+        written += VALUE;
+        let held = leader.replica.status().watch_buffered_bytes;
+        held_max = held_max.max(held);
+    }
+    // Beyond the common bound each holds the one revision it took while it held nothing.
+    let bound = (TOTAL + WATCHERS * (VALUE + 200)) as u64;
+    assert!(held_max <= bound, "{held_max} bytes, bound {bound}");
+    assert!(held_max >= TOTAL as u64, "the buffers were never full");
+    let last = leader.replica.reader().point().revision.0;
+    for i in [0, 1, WATCHERS - 2] {
+        let (mut seen, mut count) = (1, 0);
+        let step = if i % 2 == 0 { 1 } else { 16 };
+        while seen + step <= last {
+            let revision = next_revision(&mut watches[i]).await.0;
+            assert!(count == 0 || revision == seen + step, "{revision} after {seen}");
+            (seen, count) = (revision, count + 1);
+        }
+        assert!(count >= (last - 1) / step - 1, "{count} of {last} revisions");
+    }
+    drop(watches);
+    assert_eq!(leader.replica.status().watch_buffered_bytes, 0, "nothing is held for nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_gets_events_live_beside_those_who_do_not() {
+    let cluster = Cluster::start_tuned(1, |options| {
+        options.watch_buffer_bytes = 8 << 10;
+        options.watch_total_bytes = 8 << 10;
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let mut idle = leader.replica.watch(everything()).unwrap();
+    let mut eager = leader.replica.watch(everything()).unwrap();
+    cluster.put("k", "v").await;
+    assert_eq!(next_revision(&mut idle).await.0, 2);
+    assert_eq!(next_revision(&mut eager).await.0, 2);
+    for revision in 3..200 {
+        cluster.put("k", &"x".repeat(1 << 10)).await;
+        assert_eq!(next_revision(&mut eager).await.0, revision);
+        let held = leader.replica.status().watch_buffered_bytes;
+        assert!(held <= 10 << 10, "{held} bytes are held");
+    }
+    for revision in 3..200 {
+        assert_eq!(next_revision(&mut idle).await.0, revision);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_whose_history_is_compacted_while_it_sleeps_is_told_the_oldest_revision() {
+    let cluster = Cluster::start_tuned(1, |options| options.watch_buffer_bytes = 8 << 10).await;
+    let leader = cluster.leader().await;
+    let mut watch = leader.replica.watch(everything()).unwrap();
+    watch.request_progress();
+    assert!(matches!(next(&mut watch).await, WatchItem::Progress(_)), "it is live");
+    for _ in 0..100 {
+        cluster.put("k", &"x".repeat(1 << 10)).await;
+    }
+    cluster.propose(&Command::single(Compact { revision: 80 })).await;
+    let mut due = 2;
+    loop {
+        match next(&mut watch).await {
+            // What was buffered is still delivered, without a gap.
+            WatchItem::Events(events) => {
+                assert_eq!(events.revision.0, due);
+                due += 1;
+            }
+            WatchItem::Cancelled { resume, reason } => {
+                assert_eq!(resume, Revision(due));
+                assert_eq!(reason, WatchError::Compacted { oldest: Revision(80) });
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((4..20).contains(&due), "about a bufferful was delivered, up to {due}");
+    assert_eq!(watch.next().await, None);
+    let from = Some(Revision(80));
+    let mut again = leader.replica.watch(WatchFilter { from, ..everything() }).unwrap();
+    assert_eq!(next_revision(&mut again).await.0, 80);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_filter_lets_through_only_what_it_names() {
     let cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
