@@ -61,7 +61,7 @@ impl Replica {
     ) -> Result<peer::AppendResponse> {
         self.inner.check_health()?;
         let request = convert::append_from_wire(request)?;
-        self.inner.heard();
+        self.inner.heard_in(request.vote.leader_id.term);
         let inner = &self.inner;
         let appended = runtime::scope(inner.context.clone(), inner.raft.append_entries(request));
         Ok(match appended.await {
@@ -188,7 +188,7 @@ fn requests_of(
         let request = requests.recv().await?;
         match convert::append_from_wire(request) {
             Ok(request) => {
-                inner.heard();
+                inner.heard_in(request.vote.leader_id.term);
                 Some((request, (inner, requests)))
             }
             Err(error) => {
@@ -298,6 +298,14 @@ impl Inner {
     /// Refuses to read once the replica cannot be trusted.
     pub(crate) fn check_health_of_read(&self) -> std::result::Result<(), ReadError> {
         if self.health.is_good() { Ok(()) } else { Err(ReadError::Stopped) }
+    }
+
+    /// Notes that the leader of `term` made itself heard, unless it is known to be deposed: that
+    /// one's messages renew no lease, and must not keep a follower from looking for its leader.
+    fn heard_in(&self, term: u64) {
+        if term >= self.leadership.info().term.0 {
+            self.heard();
+        }
     }
 
     /// Notes that the leader made itself heard.

@@ -39,6 +39,10 @@ const PROBE_IDLE: Duration = Duration::from_secs(10);
 /// Ends the replica once it was found that it cannot go on.
 pub(crate) async fn retire(inner: Arc<Inner>) {
     inner.health.ended.notified().await;
+    if inner.is_only_voter() {
+        let range = inner.options.range;
+        tracing::error!(%range, "no other replica has its data: restore it from a backup");
+    }
     inner.progress.hub.stop();
     // openraft's core has ended after this, however it ended.
     let _ = inner.raft.shutdown().await;

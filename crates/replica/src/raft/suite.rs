@@ -37,6 +37,9 @@ use crate::watch::{Hub, WatchLimits};
 
 const GROUP: GroupId = GroupId { range: RangeId(1), replica: ReplicaId(1000) };
 
+const WATCHES: WatchLimits =
+    WatchLimits { watches_max: 1, buffer_bytes_max: 4096, total_bytes_max: 4096 };
+
 struct NoWalls;
 
 impl WallClocks for NoWalls {
@@ -118,13 +121,12 @@ impl Stores {
         let state = StateMachine::open(engine.clone()).unwrap();
         let reader = state.reader();
         let leadership = Leadership::new(clock, NodeId(1), Duration::ZERO, Arc::new(NoWalls));
-        let limits = WatchLimits { watches_max: 1, buffer_bytes_max: 4096, total_bytes_max: 4096 };
         let progress = Progress {
             applied: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             due_ms: AtomicU64::new(u64::MAX),
             due_earlier: Notify::new(),
-            hub: Hub::new(limits, reader.point()),
+            hub: Hub::new(WATCHES, reader.point()),
             leadership: Arc::new(leadership),
         };
         let machine = Machine {

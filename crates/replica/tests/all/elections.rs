@@ -10,7 +10,7 @@ use holdfast_kv::Command;
 use holdfast_kv::command::Put;
 use holdfast_model::{NodeId, ReplicaId};
 use holdfast_replica::{Error, ReadLevel, Role};
-use holdfast_runtime::sleep;
+use holdfast_runtime::{sleep, spawn};
 use holdfast_wire::peer::v1 as peer;
 
 use crate::cluster::{Cluster, deadline, put, read};
@@ -249,8 +249,14 @@ async fn a_learner_becomes_a_voter_and_a_stale_plan_is_refused() {
     cluster.boot(node, replica, SimDisk::new()).await.unwrap();
     let leader = cluster.leader().await;
     let planned = leader.replica.membership().position.unwrap();
-    leader.replica.add_learner(replica, node).await.unwrap();
     let voters: BTreeSet<_> = [1_001, 1_002, 1_004].map(ReplicaId).into();
+    let stranger = leader.replica.change_voters(voters.clone(), planned).await;
+    assert!(matches!(stranger, Err(Error::Membership(_))), "{stranger:?}");
+    leader.replica.add_learner(replica, node, planned).await.unwrap();
+    let stale = leader.replica.add_learner(ReplicaId(1_005), NodeId(5), planned).await;
+    assert!(matches!(stale, Err(Error::Membership(_))), "{stale:?}");
+    cluster.settle().await;
+    sleep(Duration::from_millis(500)).await;
     let stale = leader.replica.change_voters(voters.clone(), planned).await;
     assert!(matches!(stale, Err(Error::Membership(_))), "{stale:?}");
     let planned = leader.replica.membership().position.unwrap();
@@ -261,4 +267,53 @@ async fn a_learner_becomes_a_voter_and_a_stale_plan_is_refused() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(cluster.nodes[&node].peek("k"), Some(Bytes::from("w")));
     assert!(cluster.nodes[&node].replica.leader().role != Role::Learner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_lags_does_not_become_a_voter() {
+    let mut cluster = Cluster::start(3).await;
+    let (node, replica) = (NodeId(4), ReplicaId(1_004));
+    cluster.boot(node, replica, SimDisk::new()).await.unwrap();
+    cluster.isolate(node, true);
+    let leader = cluster.leader().await;
+    let planned = leader.replica.membership().position.unwrap();
+    leader.replica.add_learner(replica, node, planned).await.unwrap();
+    for i in 0..600 {
+        cluster.put(&format!("k{i}"), "v").await;
+    }
+    let planned = leader.replica.membership().position.unwrap();
+    let voters: BTreeSet<_> = [1_001, 1_002, 1_003, 1_004].map(ReplicaId).into();
+    let early = leader.replica.change_voters(voters.clone(), planned).await;
+    assert!(matches!(early, Err(Error::Membership(_))), "{early:?}");
+    cluster.isolate(node, false);
+    cluster.settle().await;
+    sleep(Duration::from_millis(500)).await;
+    leader.replica.change_voters(voters, planned).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deposed_leader_says_keeps_nobody_from_campaigning() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    cluster.settle().await;
+    let leader = cluster.leader().await.id();
+    let follower = cluster.follower().await.id();
+    let term = cluster.nodes[&follower].replica.leader().term.0;
+    cluster.crash(leader, 0).await;
+    // Somebody who led before the crashed one goes on and on.
+    let replica = cluster.nodes[&follower].replica.clone();
+    let speaking = spawn(async move {
+        loop {
+            let vote = Some(peer::Vote { term: term - 1, node: 1_009, committed: true });
+            let append = peer::AppendRequest { vote, ..Default::default() };
+            let answer = replica.handle_heartbeat(append).await.unwrap();
+            assert_eq!(answer.kind(), peer::append_response::Kind::HigherVote);
+            replica.tend();
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    sleep(Duration::from_millis(450)).await;
+    assert!(!cluster.nodes[&follower].replica.status().parked, "its own leader is silent");
+    cluster.leader_among(|id| id != leader).await;
+    speaking.abort();
 }

@@ -69,7 +69,9 @@ async fn a_learner_added_after_a_purge_begins_with_a_snapshot() {
     write_until_purged(&cluster, "k").await;
     let (node, replica) = (NodeId(4), ReplicaId(1_004));
     cluster.boot(node, replica, SimDisk::new()).await.unwrap();
-    cluster.leader().await.replica.add_learner(replica, node).await.unwrap();
+    let leader = &cluster.leader().await.replica;
+    let planned = leader.membership().position.unwrap();
+    leader.add_learner(replica, node, planned).await.unwrap();
     cluster.settle().await;
     assert!(cluster.net.snapshots.load(Ordering::Relaxed) >= 1);
     assert!(cluster.nodes[&node].peek("k0").is_some());
