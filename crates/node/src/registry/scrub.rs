@@ -136,7 +136,7 @@ mod tests {
         }
         assert!(read() <= 201 * 2_000);
         assert!(engines.lock().values().all(|e| e.stats().scrub_rounds > 0));
-        let table = disk.files(&dir(2)).unwrap().into_iter().map(|(path, _)| path);
+        let table = disk.files(&dir(2)).unwrap().into_keys();
         let table = table.into_iter().find(|p| p.extension().is_some_and(|e| e == "tbl")).unwrap();
         disk.flip_bit(&table, 100, 1).unwrap();
         let told = (0..200).find_map(|_| {
