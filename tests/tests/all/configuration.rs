@@ -60,12 +60,10 @@ fn the_reference_configuration_passes_the_check_and_the_merged_one_is_printed() 
 fn a_second_server_on_the_same_data_is_refused() {
     scenario(Options::single(), async |cluster| {
         let config = cluster.node(1).config().display().to_string();
-        let sets = ["listen.client", "listen.peer", "listen.http"].map(|key| {
-            let address = &cluster.node(1).client;
-            let host = address.split(':').next().unwrap_or_default();
-            format!("{key}={host}:{}", 32_000 + key.len())
-        });
-        let [client, peer, http] = &sets;
+        let address = &cluster.node(1).client;
+        let host = address.split(':').next().unwrap_or_default();
+        let [client, peer, http] = &[("client", 32_001), ("peer", 32_002), ("http", 32_003)]
+            .map(|(which, port)| format!("listen.{which}={host}:{port}"));
         let arguments =
             ["--single", "--config", &config, "--set", client, "--set", peer, "--set", http];
         let finished = server(&arguments)?;
