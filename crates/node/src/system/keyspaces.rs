@@ -380,10 +380,17 @@ impl System {
     }
 }
 
+/// The cluster's own record, which is the last that a founding writes: waited for.
 async fn read_cluster(store: &SystemStore, deadline: Deadline) -> Result<(Cluster, u64), ApiError> {
-    let entry = store.get(Bytes::from_static(CLUSTER), deadline).await?;
-    let entry = entry.ok_or_else(|| ApiError::NotReady("the cluster is being founded".into()))?;
-    Ok((decode(&entry.value)?, entry.revision.0))
+    loop {
+        if let Some(entry) = store.get(Bytes::from_static(CLUSTER), deadline).await? {
+            return Ok((decode(&entry.value)?, entry.revision.0));
+        }
+        if deadline.has_passed() {
+            return Err(ApiError::NotReady("the cluster is being founded".into()));
+        }
+        holdfast_runtime::sleep(LOOK).await;
+    }
 }
 
 fn decode<M: Message + Default>(value: &[u8]) -> Result<M, ApiError> {
