@@ -1,7 +1,7 @@
 //! The disk fills up, and is emptied again.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_client::{Client, Error};
@@ -38,6 +38,7 @@ fn a_full_disk_refuses_growth_allows_deletes_and_recovers_by_itself() -> Result<
         .set(format!("disk.recover_above_bytes={}", free / 10 * 6))
         .set("disk.check_interval_ms=50");
     scenario(options, async |cluster| {
+        let begun = Instant::now();
         let client = cluster.client().await?;
         client.put("disk/kept", "x").await?;
         put(&client).await?;
@@ -64,7 +65,17 @@ fn a_full_disk_refuses_growth_allows_deletes_and_recovers_by_itself() -> Result<
         ensure!(client.delete("disk/kept").await?.deleted == 1, "deletes end with the space");
         drop(file);
         std::fs::remove_file(&ballast)?;
-        eventually(LIMIT, async || Ok(put(&client).await?)).await
+        eventually(LIMIT, async || Ok(put(&client).await?)).await?;
+        for i in 1..=3 {
+            let recovered = eventually(LIMIT, async || {
+                let status = cluster.status(i).await?;
+                ensure!(!status.disk_full, "node {i} still says that its disk is full");
+                Ok(status.uptime_ms)
+            });
+            let uptime = Duration::from_millis(recovered.await?);
+            ensure!(uptime >= begun.elapsed(), "node {i} was started anew");
+        }
+        Ok(())
     });
     Ok(())
 }

@@ -166,6 +166,38 @@ fn a_rolled_back_node_is_refused_by_one_that_only_heard_of_its_latest_start() {
 }
 
 #[test]
+fn a_rolled_back_node_that_found_nobody_ends_when_another_comes() {
+    scenario(Options::nodes(3), async |cluster| {
+        cluster.node_mut(2).stop().await?;
+        let (data, old) = (cluster.node(2).data(), cluster.node(2).folder().join("old"));
+        copy(&data, &old)?;
+        cluster.node_mut(2).start()?;
+        cluster.answers(2).await?;
+        cluster.healthy().await?;
+        cluster.cli().run("put k v")?.expect_code(0)?;
+        for i in 1..=3 {
+            cluster.node_mut(i).kill()?;
+        }
+        copy(&old, &data)?;
+        cluster.node_mut(2).start()?;
+        cluster.answers(2).await?;
+        let alone = cluster.cli_at(2).run("--timeout 1s put k outside")?;
+        ensure!(alone.code == 3 || alone.code == 4, "one of three took a write: {alone:?}");
+        let log_before = cluster.node(2).log().len();
+        cluster.node_mut(1).start()?;
+        let status = cluster.node_mut(2).ended(Duration::from_secs(20)).await?;
+        ensure!(status.code() == Some(1), "it ended with {status}");
+        let log = cluster.node(2).log().split_off(log_before);
+        ensure!(log.contains("rolled back"), "it does not say why it ended");
+        ensure!(!log.contains("connected node"), "it exchanged something");
+        cluster.node_mut(3).start()?;
+        let answer = cluster.cli().run("--timeout 20s -o raw get k")?.expect_code(0)?;
+        ensure!(answer.stdout == b"v", "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_single_node_serves_keeps_its_data_and_refuses_seeds() {
     scenario(Options::single(), async |cluster| {
         let client = cluster.client().await?;
