@@ -8,9 +8,8 @@ use holdfast_tests::{Cluster, shared};
 use tokio::task::JoinSet;
 
 const TTL: Duration = Duration::from_secs(2);
-/// How much later than its time the machine may let a key go: 100 ms and a commit are promised;
-/// the rest is for a machine that is busy with other tests.
-const LATE_MAX: Duration = Duration::from_millis(1_500);
+/// How much later than its time a key may be shown: 100 ms and a commit.
+const LATE_MAX: Duration = Duration::from_millis(200);
 
 /// What one observer of one node saw.
 #[derive(Debug)]
