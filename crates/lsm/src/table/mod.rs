@@ -27,6 +27,8 @@ mod builder;
 mod cursor;
 mod filter;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod partition;
 mod parts;
