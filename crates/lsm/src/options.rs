@@ -38,7 +38,7 @@ pub struct EngineOptions {
     /// Index and filter are cut into partitions of about this size, bytes.
     pub partition_bytes: usize,
     /// The partitions of a table are kept in memory if they are together at most this long,
-    /// bytes; otherwise they go through the block cache.
+    /// bytes, and those of level 0 always; the others go through the block cache.
     pub resident_index_bytes: u64,
     /// Values from this length on are written to blob files, bytes.
     pub blob_bytes_min: usize,
@@ -71,7 +71,7 @@ impl Default for EngineOptions {
             restart_interval: 8,
             table_bytes: 32 << 20,
             bloom_bits_per_key: 10,
-            partition_bytes: 32 << 10,
+            partition_bytes: 8 << 10,
             resident_index_bytes: 256 << 10,
             blob_bytes_min: (32 << 10) + 1,
             blob_file_bytes: 64 << 20,

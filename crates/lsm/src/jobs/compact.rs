@@ -1,5 +1,7 @@
 //! Merges tables into the next level, or moves them where nothing is to be merged.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::error::Result;
@@ -9,7 +11,7 @@ use crate::jobs::pick::Plan;
 use crate::jobs::retain::Retain;
 use crate::read::{Direction, Merge, Source};
 use crate::stats::Counters;
-use crate::table::{LevelSource, Stored, TableSource, Written};
+use crate::table::{LevelSource, Stored, Table, TableSource, Written};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -19,11 +21,17 @@ pub(crate) fn run(tree: &Tree, work: &CompactWork) -> Result<()> {
 
 fn move_down(tree: &Tree, work: &CompactWork) -> Result<()> {
     let tables: Vec<_> = work.plan.tables().cloned().collect();
-    let count = tables.len() as u64;
+    let (count, level) = (tables.len() as u64, work.plan.output_level);
+    // What level 0 keeps in memory, the levels below it leave to the cache.
+    let reopen = |table: &Arc<Table>| Ok((level, Arc::new(table.at_level(level)?)));
     let proposal = Proposal {
         flushed: None,
-        removed: tables.clone(),
-        added: tables.into_iter().map(|table| (work.plan.output_level, table)).collect(),
+        added: if work.plan.reads_level0() {
+            tables.iter().map(reopen).collect::<Result<_>>()?
+        } else {
+            tables.iter().map(|table| (level, table.clone())).collect()
+        },
+        removed: tables,
         floor: 0,
     };
     if tree.commit(&work.generation, proposal)? {
@@ -34,11 +42,10 @@ fn move_down(tree: &Tree, work: &CompactWork) -> Result<()> {
 
 fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
     let plan = &work.plan;
-    let compression = tree.options.compression[plan.output_level];
     let table_bytes = tree.options.table_bytes;
     let span_epoch = plan.span.as_ref().map_or(0, |span| span.epoch);
     let written = Written { floor: plan.watermark, span_epoch, can_wait: true };
-    let mut output = Output::new(tree, &work.generation, compression, table_bytes, written);
+    let mut output = Output::new(tree, &work.generation, plan.output_level, table_bytes, written);
     output.keep_blobs(plan.tables().flat_map(|t| t.blobs()));
     let dropped = merge(plan, &mut output)?;
     let tables = output.finish()?;

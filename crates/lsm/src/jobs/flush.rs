@@ -16,8 +16,7 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
     let span_epoch = span.as_ref().map_or(0, |span| span.epoch);
     let written = Written { floor: watermark, span_epoch, can_wait: false };
     // One table whatever its size: parts of a flush in level 0 would each be searched.
-    let compression = tree.options.compression[0];
-    let mut output = Output::new(tree, &work.generation, compression, u64::MAX, written);
+    let mut output = Output::new(tree, &work.generation, 0, u64::MAX, written);
     let dropped = write_out(&work.memtable, Retain::new(watermark, span), &mut output)?;
     let tables = output.finish()?;
     let bytes = tables.iter().map(|t| t.bytes()).sum::<u64>() + output.blob_bytes();

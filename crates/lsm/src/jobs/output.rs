@@ -18,6 +18,7 @@ pub(crate) struct Output<'a> {
     generation: &'a Generation,
     compression: Compression,
     table_bytes_max: u64,
+    level: usize,
     written: Written,
     writer: Option<TableWriter>,
     last_key: Option<(Family, Vec<u8>)>,
@@ -34,14 +35,15 @@ impl<'a> Output<'a> {
     pub(crate) fn new(
         tree: &'a Tree,
         generation: &'a Generation,
-        compression: Compression,
+        level: usize,
         table_bytes_max: u64,
         written: Written,
     ) -> Self {
         Self {
             tree,
             generation,
-            compression,
+            compression: tree.options.compression[level],
+            level,
             table_bytes_max,
             written,
             writer: None,
@@ -172,7 +174,7 @@ impl<'a> Output<'a> {
         let blob = |number| blobs.iter().find(|b| b.number() == number).cloned();
         let open = |descriptor: &FileDescriptor| {
             let path = self.generation.table_path(descriptor.number);
-            Table::open(self.tree.home.clone(), path, *descriptor, &blob).map(Arc::new)
+            Table::open(self.tree.home.clone(), path, *descriptor, self.level, &blob).map(Arc::new)
         };
         self.finished.iter().map(open).collect()
     }

@@ -68,7 +68,7 @@ impl Plan {
         self.tables().map(|t| t.bytes()).sum()
     }
 
-    fn reads_level0(&self) -> bool {
+    pub(crate) fn reads_level0(&self) -> bool {
         self.inputs.iter().any(|input| input.level == 0)
     }
 

@@ -105,11 +105,14 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
-    /// Opens the file at `path` and checks everything but its data blocks.
+    /// Opens the file at `path`, a table of `level`, and checks everything but its data blocks.
+    ///
+    /// Every read asks the tables of level 0 and they are few, so their partitions are kept.
     pub(crate) fn open(
         home: Home,
         path: PathBuf,
         descriptor: FileDescriptor,
+        level: usize,
         blobs: BlobsOf<'_>,
     ) -> Result<Self> {
         let file = home
@@ -117,7 +120,8 @@ impl Table {
             .open(&path, OpenMode::Read)
             .map_err(|e| missing_is_corrupt(e, &path, "open"))?;
         let mut parts = Parts::load(file.as_ref(), &path, &descriptor)?;
-        let resident = parts.residents(file.as_ref(), &path, home.resident_index_bytes)?;
+        let resident_bytes_max = if level == 0 { u64::MAX } else { home.resident_index_bytes };
+        let resident = parts.residents(file.as_ref(), &path, resident_bytes_max)?;
         let sections = parts.sections().ok_or_else(|| {
             Error::corrupt(
                 &path,
@@ -164,6 +168,12 @@ impl Table {
             filter_checks: AtomicU64::new(0),
             filter_useful: AtomicU64::new(0),
         })
+    }
+
+    /// The same file opened again as a table of `level`.
+    pub(crate) fn at_level(&self, level: usize) -> Result<Self> {
+        let blobs = |number| self.blobs.iter().find(|b| b.number() == number).cloned();
+        Self::open(self.home.clone(), self.path.clone(), self.descriptor, level, &blobs)
     }
 
     pub(crate) fn descriptor(&self) -> &FileDescriptor {

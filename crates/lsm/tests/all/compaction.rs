@@ -305,3 +305,32 @@ fn pressure_rises_with_what_compactions_have_to_rewrite_and_falls_when_they_have
     world.work().unwrap();
     assert_eq!(world.engine.pressure(), Pressure::None);
 }
+
+#[test]
+fn filters_of_level_zero_stay_in_memory_and_those_below_leave_it() {
+    let options =
+        EngineOptions { resident_index_bytes: 0, memtable_bytes: 8 << 10, ..small_options() };
+    // Keys in order are moved down, keys all over are merged down.
+    for factor in [1, 7919] {
+        let mut world = World::new(options.clone());
+        for n in 0..100 {
+            world.put(&format!("key-{:03}", n * factor % 1_000), &format!("{:060}", n * 7919));
+        }
+        world.flush();
+        let stats = world.engine.stats();
+        assert!(stats.level_tables[0] == 0 || stats.filter_bytes > 0, "{stats:?}");
+        while world.engine.stats().level_tables[0] != 1 {
+            world.put("key-500", &format!("{:060}", 1));
+            world.flush();
+        }
+        assert!(world.engine.stats().filter_bytes > 0);
+        while world.engine.stats().level_tables[0] != 0 {
+            world.put("key-501", &format!("{:060}", 2));
+            world.flush();
+        }
+        let stats = world.engine.stats();
+        assert_eq!(stats.filter_bytes, 0, "{stats:?}");
+        assert!(stats.partition_bytes > 0);
+        world.check();
+    }
+}
