@@ -192,7 +192,7 @@ impl Sources {
         let mut table_bytes = 0;
         for hosted in self.registry.hosted().values() {
             let stats = hosted.engine.stats();
-            table_bytes += stats.level_bytes.iter().sum::<u64>();
+            table_bytes += stats.level_bytes.iter().sum::<u64>() + stats.blob_bytes;
             total.sealed_memtables += stats.sealed_memtables;
             total.records += stats.records;
             total.garbage_records += stats.garbage_records;
