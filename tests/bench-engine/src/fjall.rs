@@ -66,6 +66,10 @@ impl Store for Fjall {
         Ok(())
     }
 
+    fn level0_tables(&self) -> u64 {
+        self.keyspace.l0_table_count() as u64
+    }
+
     fn resident_bytes(&self) -> Option<u64> {
         None
     }

@@ -118,6 +118,10 @@ impl Store for Holdfast {
         Ok(())
     }
 
+    fn level0_tables(&self) -> u64 {
+        self.engine.stats().level_tables[0]
+    }
+
     fn resident_bytes(&self) -> Option<u64> {
         let stats = self.engine.stats();
         // As if every partition were in the cache.

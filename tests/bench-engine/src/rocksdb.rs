@@ -73,6 +73,7 @@ unsafe extern "C" {
     fn rocksdb_iter_next(iterator: Handle);
     fn rocksdb_iter_key(iterator: Handle, bytes: *mut usize) -> *const u8;
     fn rocksdb_iter_value(iterator: Handle, bytes: *mut usize) -> *const u8;
+    fn rocksdb_property_value(db: Handle, name: *const c_char) -> *mut c_char;
     fn rocksdb_property_int(db: Handle, name: *const c_char, value: *mut u64) -> c_int;
     fn rocksdb_flush(db: Handle, options: Handle, error: *mut *mut c_char);
     fn rocksdb_flushoptions_create() -> Handle;
@@ -215,6 +216,21 @@ impl Store for RocksDb {
             quiet = if is_idle { quiet + 1 } else { 0 };
         }
         Ok(())
+    }
+
+    fn level0_tables(&self) -> u64 {
+        // A property that is no plain number.
+        // SAFETY: the value is a C string that belongs to the caller, or null.
+        unsafe {
+            let name = c"rocksdb.num-files-at-level0";
+            let text = rocksdb_property_value(self.db, name.as_ptr());
+            if text.is_null() {
+                return 0;
+            }
+            let tables = CStr::from_ptr(text).to_string_lossy().parse().unwrap_or(0);
+            rocksdb_free(text.cast());
+            tables
+        }
     }
 
     fn resident_bytes(&self) -> Option<u64> {

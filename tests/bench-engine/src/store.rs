@@ -49,6 +49,9 @@ pub trait Store {
     /// Flushes everything and waits until there is nothing left to compact.
     fn settle(&mut self) -> Result<()>;
 
+    /// Tables in level 0, which every read has to ask.
+    fn level0_tables(&self) -> u64;
+
     /// Memory of indexes and filters, bytes, if the engine tells.
     fn resident_bytes(&self) -> Option<u64>;
 }
