@@ -107,7 +107,11 @@ fn whole_contents_are_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        cases: 2_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_bytes_are_refused_or_read_without_harm(
