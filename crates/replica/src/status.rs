@@ -1,9 +1,11 @@
 //! What a replica tells about itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use holdfast_kv::{LogPosition, ReadPoint};
 use holdfast_model::{LogIndex, NodeId, ReplicaId, Term};
+use openraft::Instant;
 use openraft::async_runtime::WatchReceiver;
 
 use crate::leadership::Role;
@@ -19,6 +21,9 @@ pub struct Status {
     pub role: Role,
     /// Who leads, as far as it knows.
     pub leader: Option<(ReplicaId, NodeId)>,
+    /// For how long the range has shown no sign of life here: since the leader was heard of or, on
+    /// the leader, since a quorum last answered it. Whoever leads is only remembered meanwhile.
+    pub silence: Duration,
     /// Its term.
     pub term: Term,
     /// The last entry it holds.
@@ -62,9 +67,16 @@ impl Replica {
             others.map(|(id, matched)| (*id, matched.map(|m| LogIndex(m.index)))).collect();
         let lowest = followers.values().map(|m| m.map_or(0, |index| index.0)).min();
         let last = metrics.last_log_index;
+        let acked = metrics.last_quorum_acked.map(|at| at.into_inner().elapsed());
+        let silence = match info.role {
+            Role::Leader if inner.is_only_voter() => Duration::ZERO,
+            Role::Leader => acked.unwrap_or(Duration::MAX),
+            _ => inner.unheard_for(),
+        };
         Status {
             role: info.role,
             leader: info.leader,
+            silence,
             term: info.term,
             last_log: last.map(LogIndex),
             committed: metrics.local_committed.map(position),

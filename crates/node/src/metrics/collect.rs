@@ -21,6 +21,9 @@ use tokio::sync::Semaphore;
 use crate::peers::Transport;
 use crate::registry::{Registry, role_name};
 
+/// Three elections: a range that shows no sign of life for so long has no leader here.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// Where the figures come from.
 #[derive(Clone)]
 pub struct Sources {
@@ -134,7 +137,8 @@ impl Sources {
         for hosted in hosted.values() {
             let status = hosted.replica.status();
             *roles.entry(role_name(status.role)).or_insert(0) += 1;
-            unled += u64::from(status.leader.is_none());
+            let is_led = status.leader.is_some() && status.silence <= SILENCE_MAX;
+            unled += u64::from(!is_led);
             let range = hosted.group.range.0;
             let last = status.last_log.map_or(0, |index| index.0);
             for (replica, matched) in &status.followers {
@@ -151,7 +155,7 @@ impl Sources {
         let roles = roles.into_iter().map(|(role, count)| ([("role", role)], count));
         page.gauges("replicas", "Replicas of this node by role", roles)?;
         page.gauges("replica_failed", "1 for a replica that is damaged or cannot run", failed)?;
-        page.gauge("ranges_without_leader", "Replicas that know no leader", unled)?;
+        page.gauge("ranges_without_leader", "Replicas that hear of no leader", unled)?;
         page.gauges(
             "replication_lag_entries",
             "How far a member is behind the leader, as the leader knows",
