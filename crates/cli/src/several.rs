@@ -20,14 +20,20 @@ const SCRIPT_BYTES_MAX: u64 = 16 << 20;
 /// Keys of one batch.
 const BATCH_KEYS_MAX: usize = holdfast_model::limits::BATCH_OPERATIONS_MAX;
 
+/// Refuses more keys than a batch has: the SDK would cut them into several.
+fn check_count(keys: usize) -> Result<()> {
+    match keys > BATCH_KEYS_MAX {
+        true => Err(refused(format!("keys of a batch: at most {BATCH_KEYS_MAX}, given {keys}"))),
+        false => Ok(()),
+    }
+}
+
 /// `mget`: exit code 1 if a key is missing, the worst error's if one could not be read.
 ///
 /// # Errors
 /// Those of the SDK that concern the whole batch.
 pub async fn get(cli: &Cli, client: &Client, keys: &[String], read: &ReadArgs) -> Result<Exit> {
-    if keys.len() > BATCH_KEYS_MAX {
-        return Err(refused(format!("at most {BATCH_KEYS_MAX} keys, given {}", keys.len())));
-    }
+    check_count(keys.len())?;
     let mut batch = client.batch_get(keys.iter().cloned()).level(session::level(read)?);
     if let Some(bound) = read.max_staleness {
         batch = batch.max_staleness(bound);
@@ -64,6 +70,7 @@ pub async fn get(cli: &Cli, client: &Client, keys: &[String], read: &ReadArgs) -
 /// # Errors
 /// A pair without `=`, and those of the SDK that concern the whole batch.
 pub async fn set(cli: &Cli, client: &Client, pairs: &[String]) -> Result<Exit> {
+    check_count(pairs.len())?;
     let mut batch = client.batch();
     let mut keys = Vec::new();
     for pair in pairs {

@@ -29,6 +29,10 @@ fn what_succeeds_ends_with_0_and_prints_the_answer() {
         let sum = cli.run("incr cli/n -3")?.expect_code(0)?;
         ensure!(sum.stdout == b"37\n", "{sum:?}");
         cli.run("mset cli/m/a=1 cli/m/b=2=3 cli/m/c=")?.expect_code(0)?;
+        let pairs: Vec<_> = (0..1_001).map(|n| format!("cli/many/{n}=x")).collect();
+        let many = cli.run(&format!("mset {}", pairs.join(" ")))?.expect_code(2)?;
+        ensure!(many.stderr.contains("at most 1000, given 1001"), "{many:?}");
+        cli.run("get cli/many/0")?.expect_code(1)?;
         let keys = cli.run("scan cli/m/ --keys-only")?.expect_code(0)?;
         ensure!(keys.stdout == b"cli/m/a\ncli/m/b\ncli/m/c\n", "{keys:?}");
         let values = cli.run("mget cli/m/b cli/m/a")?.expect_code(0)?;
