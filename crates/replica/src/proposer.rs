@@ -1,8 +1,8 @@
 //! Packs the commands that wait into Raft entries and hands their outcomes back.
 //!
-//! Every command waiting when the proposer wakes goes into one entry, and only a few entries are
-//! under way at once. So the batch grows by itself with the load, and a single client never waits
-//! for company: there is no timer here.
+//! Every command waiting two turns of the reactor after the proposer wakes goes into one entry, and
+//! only a few entries are under way at once. So the batch grows by itself with the load, and a
+//! single client never waits for company: there is no timer here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
