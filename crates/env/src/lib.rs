@@ -1,13 +1,14 @@
 //! The synchronous doors to the world: time, disk and randomness, real and simulated.
 //!
 //! Owns: [`Clock`], [`Disk`], [`Entropy`] as object-safe traits, their real implementations
-//! ([`real`]) and the simulated ones ([`sim`]).
+//! ([`real`]) and the simulated ones ([`sim`]); the switches of seeded [`defects`].
 //! Must never know: tokio, what the bytes mean.
 //! Invariants:
 //! * Nothing below `server` and `cli` reaches the world except through these doors.
 //! * A method that returns `Ok` from a `sync_*` call promises durability, nothing less.
 
 mod clock;
+pub mod defects;
 mod disk;
 mod entropy;
 pub mod real;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_tidy::{Workspace, allowed, is_allowed_by, root};
+use holdfast_tidy::{Package, Workspace, allowed, is_allowed_by, root};
 
 use crate::none;
 
@@ -59,17 +59,12 @@ fn every_dependency_comes_from_the_public_registry() {
 
 #[test]
 fn seeded_defects_are_switched_on_by_no_default_and_no_dependency() {
+    let members = Workspace::load().members;
     let mut found = Vec::new();
-    for package in Workspace::load().members {
-        let mut open = vec!["default".to_owned()];
-        let mut seen = BTreeSet::new();
-        while let Some(feature) = open.pop() {
-            let name = feature.rsplit('/').next().unwrap_or(&feature).to_owned();
-            if name == "defects" {
-                found.push(format!("{} has it by default", package.name));
-            }
-            if seen.insert(feature.clone()) {
-                open.extend(package.features.get(&feature).into_iter().flatten().cloned());
+    for package in &members {
+        for name in package.features.keys().filter(|name| *name != "defects") {
+            if reaches_defects(package, name) {
+                found.push(format!("{}: the feature {name} leads to it", package.name));
             }
         }
         let asked =
@@ -77,4 +72,37 @@ fn seeded_defects_are_switched_on_by_no_default_and_no_dependency() {
         found.extend(asked.map(|d| format!("{} asks {} for it", package.name, d.name)));
     }
     none(found, "the feature `defects` must be absent from a release:");
+    let has_them = |name: &str| {
+        let package = members.iter().find(|p| p.own_name() == Some(name));
+        package.is_some_and(|p| p.features.contains_key("defects"))
+    };
+    assert!(["env", "lsm", "journal"].into_iter().all(has_them), "there is something to switch on");
+}
+
+/// Whether the feature `name` switches `defects` on, in the package or in one it depends on.
+fn reaches_defects(package: &Package, name: &str) -> bool {
+    let mut open = vec![name.to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(feature) = open.pop() {
+        if feature.rsplit('/').next() == Some("defects") {
+            return true;
+        }
+        if seen.insert(feature.clone()) {
+            open.extend(package.features.get(&feature).into_iter().flatten().cloned());
+        }
+    }
+    false
+}
+
+#[test]
+fn no_verb_builds_what_is_shipped_with_seeded_defects() {
+    let mut found = Vec::new();
+    let scripts = ["Makefile", "tests/run", ".ci/run", "tests/bench-engine/run"];
+    for script in scripts {
+        let text = std::fs::read_to_string(root().join(script)).expect("the script is there");
+        let asks = |line: &&str| line.contains("--features") || line.contains("--all-features");
+        let asks = text.lines().filter(asks).filter(|line| line.contains("defects"));
+        found.extend(asks.map(|line| format!("{script}: {}", line.trim())));
+    }
+    none(found, "the feature `defects` is for the tests that look for them:");
 }

@@ -1,0 +1,217 @@
+//! Seeded defects: mistakes built in on purpose, to show that the tests would notice them.
+//!
+//! Code asks `if holdfast_env::defect!(SKIP_DIRECTORY_FSYNC) { … }` where it could go wrong.
+//! Without the feature `defects` the question is a constant `false` and nothing is left of it;
+//! with the feature it looks at a set of the process that [`enable`] and the variable
+//! `HOLDFAST_DEFECTS` (names, parted by commas) fill at run time.
+//!
+//! To add one: a line in the table below, `defect!` at the place, the crate's own feature
+//! `defects = ["holdfast-env/defects"]`, and a campaign that catches it.
+//!
+//! Invariants:
+//! * No default feature and no ordinary dependency switches the feature on (`crates/tidy`).
+//! * Every name is in [`ALL`], once, with a sentence that says what goes wrong.
+
+/// The variable that names defects to switch on when the first one is asked for.
+pub const VARIABLE: &str = "HOLDFAST_DEFECTS";
+
+/// Whether this program can have defects at all.
+pub const COMPILED_IN: bool = cfg!(feature = "defects");
+
+/// One mistake that can be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defect {
+    /// What [`enable`] and [`VARIABLE`] call it.
+    pub name: &'static str,
+    /// What goes wrong.
+    pub sentence: &'static str,
+    number: u32,
+}
+
+/// A name that no defect has, or defects asked of a program built without them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown(
+    /// The name.
+    pub String,
+);
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = if COMPILED_IN { "there is no such" } else { "built without" };
+        write!(f, "{why} defect: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Unknown {}
+
+macro_rules! table {
+    ($($constant:ident = $name:literal: $sentence:literal;)*) => {
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Number { $($constant),* }
+
+        $(
+            #[doc = $sentence]
+            pub const $constant: Defect = Defect {
+                name: $name,
+                sentence: $sentence,
+                number: Number::$constant as u32,
+            };
+        )*
+
+        /// Every defect there is.
+        pub const ALL: &[Defect] = &[$($constant),*];
+    };
+}
+
+table! {
+    SKIP_DIRECTORY_FSYNC = "skip-directory-fsync":
+        "The engine and the journal do not sync a directory after creating or renaming in it.";
+    ACKNOWLEDGE_BEFORE_FSYNC = "acknowledge-before-fsync":
+        "The journal calls back and counts as durable what it has written but not synced.";
+    ACCEPT_TORN_RECORD = "accept-torn-record":
+        "Recovery of the journal steps over a broken record in the middle and goes on behind it.";
+    CHECKSUM_WITHOUT_POSITION = "checksum-without-position":
+        "Checksums of the engine do not cover the file and the offset a block belongs to.";
+    ENGINE_AHEAD_OF_JOURNAL = "engine-ahead-of-journal":
+        "The engine flushes a memtable although the journal is not durable up to its gate.";
+    RENAME_BEFORE_SYNC = "rename-before-sync":
+        "A new manifest gets its name before its content is synced.";
+    BLOOM_FALSE_NEGATIVE = "bloom-false-negative":
+        "The filter denies one key in sixty-four that was added to it.";
+    TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early":
+        "A compaction drops a tombstone although an older version lies beneath it.";
+}
+
+// The set is one word.
+const _: () = assert!(ALL.len() <= 64, "one bit per defect");
+
+/// The defect called `name`.
+///
+/// # Errors
+/// [`Unknown`].
+pub fn named(name: &str) -> Result<Defect, Unknown> {
+    let found = ALL.iter().find(|defect| COMPILED_IN && defect.name == name);
+    found.copied().ok_or_else(|| Unknown(name.to_owned()))
+}
+
+/// Switches the defect called `name` on, for the whole process.
+///
+/// # Errors
+/// [`Unknown`].
+pub fn enable(name: &str) -> Result<(), Unknown> {
+    set::change(named(name)?, true);
+    Ok(())
+}
+
+/// Switches the defect called `name` off.
+///
+/// # Errors
+/// [`Unknown`].
+pub fn disable(name: &str) -> Result<(), Unknown> {
+    set::change(named(name)?, false);
+    Ok(())
+}
+
+/// Whether `defect` is switched on; what [`defect!`](crate::defect) asks.
+#[cfg(feature = "defects")]
+pub fn is_on(defect: Defect) -> bool {
+    set::bits() & 1 << defect.number != 0
+}
+
+/// Whether `defect` is switched on: never, in a program built without the feature.
+#[cfg(not(feature = "defects"))]
+#[inline(always)]
+pub const fn is_on(_: Defect) -> bool {
+    false
+}
+
+#[cfg(feature = "defects")]
+mod set {
+    //! The defects that are on, one bit each.
+
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{Defect, VARIABLE, named};
+
+    static SET: OnceLock<AtomicU64> = OnceLock::new();
+
+    fn set() -> &'static AtomicU64 {
+        SET.get_or_init(|| {
+            let names = std::env::var(VARIABLE).unwrap_or_default();
+            let asked = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+            let bit = |name| match named(name) {
+                Ok(defect) => 1 << defect.number,
+                // A misspelt name would make a run that shows nothing look like proof.
+                Err(unknown) => panic!("{VARIABLE}: {unknown}"),
+            };
+            AtomicU64::new(asked.map(bit).fold(0, |bits: u64, bit: u64| bits | bit))
+        })
+    }
+
+    pub(super) fn bits() -> u64 {
+        set().load(Ordering::Relaxed)
+    }
+
+    pub(super) fn change(defect: Defect, is_on: bool) {
+        let bit = 1 << defect.number;
+        if is_on {
+            set().fetch_or(bit, Ordering::Relaxed);
+        } else {
+            set().fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(not(feature = "defects"))]
+mod set {
+    //! Nothing can be switched on.
+
+    pub(super) fn change(defect: super::Defect, _: bool) {
+        unreachable!("{} was found although it is not compiled in", defect.name);
+    }
+}
+
+/// Whether the seeded defect `NAME` of [`defects`](crate::defects) is switched on; a constant
+/// `false` without the feature `defects`.
+#[macro_export]
+macro_rules! defect {
+    ($name:ident) => {
+        $crate::defects::is_on($crate::defects::$name)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_defect_says_what_goes_wrong() {
+        for (at, defect) in ALL.iter().enumerate() {
+            assert_eq!(defect.number as usize, at);
+            assert!(ALL.iter().skip(at + 1).all(|other| other.name != defect.name));
+            assert!(defect.sentence.ends_with('.'), "{}", defect.name);
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "defects"))]
+    fn nothing_can_be_switched_on_without_the_feature() {
+        for defect in ALL {
+            assert_eq!(enable(defect.name), Err(Unknown(defect.name.to_owned())));
+            assert!(!is_on(*defect));
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "defects")]
+    fn a_defect_is_on_from_its_enabling_to_its_disabling_and_no_other_with_it() {
+        assert!(enable("no-such").is_err());
+        assert!(!crate::defect!(BLOOM_FALSE_NEGATIVE));
+        enable("bloom-false-negative").unwrap();
+        assert!(crate::defect!(BLOOM_FALSE_NEGATIVE));
+        assert!(!crate::defect!(RENAME_BEFORE_SYNC));
+        disable("bloom-false-negative").unwrap();
+        assert!(!crate::defect!(BLOOM_FALSE_NEGATIVE));
+    }
+}
