@@ -53,7 +53,9 @@ impl Spare {
         self.file.sync_all().at("sync", &self.path)?;
         let path = FileName::InUse(header.sequence).path(directory);
         disk.rename(&self.path, &path).at("rename", &self.path)?;
-        disk.sync_dir(directory).at("sync directory", directory)?;
+        if !holdfast_env::defect!(SKIP_DIRECTORY_FSYNC) {
+            disk.sync_dir(directory).at("sync directory", directory)?;
+        }
         Ok(Arc::new(Segment {
             sequence: header.sequence,
             path,

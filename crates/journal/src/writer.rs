@@ -174,6 +174,10 @@ impl Writer {
         if mark {
             self.write_mark()?;
         }
+        if holdfast_env::defect!(ACKNOWLEDGE_BEFORE_FSYNC) {
+            let early = std::mem::take(work);
+            self.finish(early, mark);
+        }
         self.sync()
     }
 

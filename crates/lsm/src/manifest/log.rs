@@ -68,7 +68,10 @@ impl ManifestLog {
         file.set_len(0)
             .and_then(|()| file.allocate(reserved))
             .and_then(|()| file.write_all_at(&content, 0))
-            .and_then(|()| file.sync_all())
+            .and_then(|()| match holdfast_env::defect!(RENAME_BEFORE_SYNC) {
+                true => Ok(()),
+                false => file.sync_all(),
+            })
             .map_err(unreferenced("write"))?;
         let directory = path.parent().unwrap_or(path);
         disk.rename(&temporary, path)
