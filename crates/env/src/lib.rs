@@ -13,6 +13,7 @@ mod disk;
 mod entropy;
 pub mod real;
 pub mod sim;
+pub mod sync;
 
 pub use clock::Clock;
 pub use disk::{Disk, DiskSpace, File, FileLock, OpenMode};

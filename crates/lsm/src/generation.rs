@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use holdfast_env::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 use crate::graveyard::{Grave, Graveyard};
 use crate::manifest::ManifestLog;

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use holdfast_env::Disk;
-use parking_lot::Mutex;
+use holdfast_env::sync::Mutex;
 
 use crate::error::{Error, Result};
 

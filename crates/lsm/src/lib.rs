@@ -29,12 +29,15 @@ mod options;
 mod point;
 mod read;
 mod replace;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod scrub;
 mod shared;
 mod sink;
 mod snapshot;
 mod span;
 mod stats;
+mod swap;
 mod table;
 mod tree;
 mod types;

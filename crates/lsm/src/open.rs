@@ -13,11 +13,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
+use holdfast_env::sync::{AtomicBool, AtomicU64, Mutex};
 use holdfast_env::{Disk, Entropy};
-use parking_lot::Mutex;
 
 use crate::blob::BlobFile;
 use crate::error::{Error, Result};
@@ -34,6 +33,7 @@ use crate::options::EngineOptions;
 use crate::point::PublishedPoint;
 use crate::shared::Shared;
 use crate::stats::Counters;
+use crate::swap::ArcSwap;
 use crate::table::{Home, Table};
 use crate::tree::{Durable, State, Tree};
 use crate::version::Version;

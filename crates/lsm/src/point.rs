@@ -1,8 +1,8 @@
 //! The published read point: three words that many read and one writer replaces.
 
-use std::hint;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::fence;
 
+use holdfast_env::sync::{AtomicU64, Ordering, spin_loop};
 use holdfast_model::{LogIndex, Revision};
 
 use crate::types::ReadPoint;
@@ -31,7 +31,7 @@ impl PublishedPoint {
             if before.is_multiple_of(2) && before == self.stamp.load(Ordering::Relaxed) {
                 return point;
             }
-            hint::spin_loop();
+            spin_loop();
         }
     }
 

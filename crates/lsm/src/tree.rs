@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use holdfast_env::Entropy;
-use parking_lot::Mutex;
+use holdfast_env::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 use crate::blob::BlobFile;
 use crate::error::{Error, Result};
@@ -18,6 +17,7 @@ use crate::point::PublishedPoint;
 use crate::read::{Direction, KeyRange, MemorySource, Source};
 use crate::span::SpanFilter;
 use crate::stats::Counters;
+use crate::swap::ArcSwap;
 use crate::table::{Home, SeqRange, Table};
 use crate::types::{Batch, Family, ReadPoint};
 use crate::version::Version;

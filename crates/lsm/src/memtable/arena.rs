@@ -13,12 +13,12 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use holdfast_env::sync::Mutex;
 
 /// Size of the first chunk; chunks double up to [`CHUNK_BYTES_MAX`].
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 /// Size of the largest chunk nodes share; a larger node has a chunk of its own.
-pub(crate) const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const CHUNK_BYTES_MAX: usize = if cfg!(shuttle) { 8 * 1024 } else { 1024 * 1024 };
 /// Alignment of every piece.
 pub(super) const ALIGN: usize = 8;
 

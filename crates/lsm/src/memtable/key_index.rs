@@ -12,7 +12,8 @@
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering as Sync};
+
+use holdfast_env::sync::{AtomicUsize, Ordering as Sync};
 
 use crate::memtable::node::{Link, NodeRef};
 

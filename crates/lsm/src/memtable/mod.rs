@@ -13,7 +13,7 @@ mod skiplist;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use holdfast_env::sync::Mutex;
 
 pub(crate) use arena::ChunkPool;
 pub(crate) use node::Entry;

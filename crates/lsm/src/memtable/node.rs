@@ -25,9 +25,9 @@ use std::cmp::Ordering;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering as Sync};
 
 use bytes::Bytes;
+use holdfast_env::sync::{AtomicPtr, Ordering as Sync};
 
 use crate::memtable::arena::{ALIGN, Arena, ChunkPool};
 

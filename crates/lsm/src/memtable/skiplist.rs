@@ -14,10 +14,9 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering as Sync};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use holdfast_env::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering as Sync};
 
 use crate::memtable::arena::ChunkPool;
 use crate::memtable::key_index::KeyIndex;
