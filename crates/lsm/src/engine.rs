@@ -148,7 +148,8 @@ impl Engine {
         let range = KeyRange::new(range);
         let seqs = SeqRange::to(at.seq_max(family));
         let sources = state.sources(family, &range, direction, seqs)?;
-        Ok(Scan::new(state, sources, range, direction))
+        let ranges = state.ranges(family, &range, seqs.max);
+        Ok(Scan::new(state, sources, ranges, range, direction))
     }
 
     /// Changes of [`Family::Data`], tombstones included, of revisions in `(since, upto]`.
@@ -169,7 +170,7 @@ impl Engine {
         }
         let seqs = SeqRange { min: since.0.saturating_add(1), max: upto.0 };
         let sources = state.change_sources(seqs)?;
-        collect_changes(sources, since, upto, bytes_max)
+        collect_changes(sources, state.changed_ranges(seqs), since, upto, bytes_max)
     }
 
     /// Follows the replicated compacted revision: versions only readers below it need may go.
@@ -283,8 +284,13 @@ fn find(state: &State, family: Family, key: &[u8], at: ReadPoint, fill: Fill) ->
     let seq_max = at.seq_max(family);
     let hash = key_hash(family, key);
     for memtable in state.memtables() {
+        let covering = memtable.covering(family, key, seq_max);
         if let Some(entry) = memtable.get(family, key, hash, seq_max) {
-            return Ok(Lookup::Found(entry.to_record()));
+            let is_hidden = covering.is_some_and(|newest| newest > (entry.seq, entry.ordinal));
+            return Ok(Lookup::Found(if is_hidden { None } else { entry.to_record() }));
+        }
+        if covering.is_some() {
+            return Ok(Lookup::Found(None));
         }
     }
     let seq_max = if family.keeps_versions() { seq_max } else { u64::MAX };

@@ -5,8 +5,8 @@
 //! Invariants:
 //! * What a reader sees is what some published read point covers, whole batches only.
 //! * Nothing becomes durable here before the journal is durable up to its gate.
-//! * A version of a data key leaves only if a newer one at or below the watermark shadows it; a
-//!   tombstone only below the watermark, with nothing older left under it.
+//! * A version of a data key leaves only if a newer one, or a range tombstone, at or below the
+//!   watermark shadows it; a tombstone only below the watermark, with nothing older left under it.
 //! * No reader waits for a flush, a compaction or a manifest write: all of them end in one
 //!   pointer swap.
 //!
@@ -39,6 +39,7 @@ mod span;
 mod stats;
 mod swap;
 mod table;
+mod tombstone;
 mod tree;
 mod types;
 mod version;
@@ -55,4 +56,4 @@ pub use snapshot::{FileCheck, Snapshot, SnapshotFile};
 pub use span::Owns;
 pub use stats::{Pressure, Stats};
 pub use tree::Durable;
-pub use types::{Batch, Cached, Change, Changes, Family, ReadPoint, Record};
+pub use types::{Batch, Cached, Change, Changes, Family, RangeDeletion, ReadPoint, Record};

@@ -43,6 +43,8 @@ pub struct Stats {
     pub records: u64,
     /// Tombstones and shadowed versions of data keys in all tables.
     pub garbage_records: u64,
+    /// Pieces of range tombstones in all tables.
+    pub range_tombstones: u64,
     /// Blob files.
     pub blob_files: u64,
     /// Bytes of all blob files.
@@ -127,6 +129,7 @@ impl Stats {
             stats.filter_checks += checks;
             stats.filter_useful += useful;
             stats.records += table.properties().records();
+            stats.range_tombstones += table.properties().ranges;
             stats.garbage_records += table.properties().garbage;
         }
         stats

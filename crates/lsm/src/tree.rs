@@ -19,6 +19,7 @@ use crate::span::SpanFilter;
 use crate::stats::Counters;
 use crate::swap::ArcSwap;
 use crate::table::{Home, SeqRange, Table};
+use crate::tombstone::{Fragments, RangeTombstone};
 use crate::types::{Batch, Family, ReadPoint};
 use crate::version::Version;
 
@@ -87,6 +88,26 @@ impl State {
 }
 
 impl State {
+    /// The range tombstones a reader of `range` at `seq_max` has to obey.
+    pub(crate) fn ranges(&self, family: Family, range: &KeyRange, seq_max: u64) -> Fragments {
+        let mut found: Vec<_> =
+            self.memtables().flat_map(|m| m.visible_ranges(family, seq_max)).collect();
+        // As for records: a table holds nothing unpublished.
+        let seq_max = if family.keeps_versions() { seq_max } else { u64::MAX };
+        found.extend(self.version.range_tombstones(family).filter(|t| t.seq <= seq_max).cloned());
+        found.retain(|t| t.touches(range.lower.as_deref(), range.upper.as_deref()));
+        if found.is_empty() { Fragments::default() } else { Fragments::of(found, u64::MAX) }
+    }
+
+    /// The range tombstones of the data family with these revisions.
+    pub(crate) fn changed_ranges(&self, seqs: SeqRange) -> Vec<RangeTombstone> {
+        let logged = |m: &Arc<Memtable>| m.logged_ranges(Family::Data, seqs.min, seqs.max);
+        let mut found: Vec<_> = self.memtables().flat_map(logged).collect();
+        let tables = self.version.range_tombstones(Family::Data);
+        found.extend(tables.filter(|t| seqs.overlaps(t.seq, t.seq)).cloned());
+        found
+    }
+
     /// Streams of all changes of the data family with these revisions, each in its own order.
     pub(crate) fn change_sources(&self, seqs: SeqRange) -> Result<Vec<Source>> {
         let logged = |m: &Arc<Memtable>| m.logged(Family::Data, seqs.min, seqs.max);
@@ -122,7 +143,8 @@ impl Tree {
         let state = self.state.load();
         state.active.insert(batch, Seal { point, gate });
         self.published.store(point);
-        if state.active.bytes() >= self.options.memtable_bytes {
+        let active = &state.active;
+        if active.bytes() >= self.options.memtable_bytes || active.is_full_of_ranges() {
             self.rotate();
         }
         Ok(())

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use holdfast_model::{LogIndex, Revision};
 
 use crate::limits::KEY_BYTES_MAX;
+use crate::tombstone::RangeTombstone;
 
 /// A group of records that share rules of retention and numbering.
 ///
@@ -113,6 +114,7 @@ pub(crate) struct Operation {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     operations: Vec<Operation>,
+    ranges: Vec<(Family, RangeTombstone)>,
     bytes: usize,
 }
 
@@ -124,7 +126,7 @@ impl Batch {
 
     /// An empty batch with room for `operations` operations.
     pub fn with_capacity(operations: usize) -> Self {
-        Self { operations: Vec::with_capacity(operations), bytes: 0 }
+        Self { operations: Vec::with_capacity(operations), ..Self::default() }
     }
 
     /// Sets `key` to `value`.
@@ -143,19 +145,48 @@ impl Batch {
         self.push(Operation { family, key, seq, ordinal, value: None });
     }
 
+    /// Removes every key from `start` up to, but not including, `end`; nothing if there are none.
+    ///
+    /// Hidden is what is older: records with a smaller sequence number, and those with the same one
+    /// and a smaller ordinal, whatever their order in the batch. A record with the same sequence
+    /// number and the same ordinal stays. Cost: that of a few deletions, however many keys there
+    /// are; [`Engine::changes`](crate::Engine::changes) tells the interval, not the keys.
+    ///
+    /// # Panics
+    /// If `start` or `end` is longer than [`KEY_BYTES_MAX`].
+    pub fn delete_range(
+        &mut self,
+        family: Family,
+        start: Bytes,
+        end: Bytes,
+        seq: u64,
+        ordinal: u32,
+    ) {
+        let is_short = start.len().max(end.len()) <= KEY_BYTES_MAX;
+        assert!(is_short, "an engine key is at most 16 KiB");
+        if start < end {
+            self.bytes += start.len() + end.len();
+            self.ranges.push((family, RangeTombstone { start, end, seq, ordinal }));
+        }
+    }
+
     /// Number of operations.
     pub fn len(&self) -> usize {
-        self.operations.len()
+        self.operations.len() + self.ranges.len()
     }
 
     /// Whether the batch changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    pub(crate) fn range_tombstones(&self) -> &[(Family, RangeTombstone)] {
+        &self.ranges
     }
 
     pub(crate) fn operations(&self) -> &[Operation] {
@@ -182,11 +213,28 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
+/// One deletion of an interval of [`Family::Data`] as [`Engine::changes`](crate::Engine::changes)
+/// tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeDeletion {
+    /// The revision that made it.
+    pub revision: Revision,
+    /// Place of the operation within its revision.
+    pub ordinal: u32,
+    /// The first key of the interval.
+    pub start: Bytes,
+    /// The first key behind it.
+    pub end: Bytes,
+}
+
 /// Changes in the order they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Sorted by revision, then ordinal; revisions are never cut in the middle.
     pub changes: Vec<Change>,
-    /// Every change up to and including this revision is in `changes`; ask on from here.
+    /// Intervals that were deleted as a whole, sorted by revision, then ordinal; the keys they
+    /// hid are not told one by one.
+    pub range_deletions: Vec<RangeDeletion>,
+    /// Every change up to and including this revision is in both; ask on from here.
     pub complete_to: Revision,
 }

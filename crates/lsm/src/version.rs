@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Level 0 is ordered newest first and may overlap; below it tables are sorted and disjoint.
-//! * Of one key, a higher level never holds an older version than a lower level.
+//! * Of one key, a higher level never holds an older version than a lower level; nor does it hold
+//!   a range tombstone over the key that is older than such a version.
 //! * `floor` is the highest watermark any table was ever written with, and at most the revision
 //!   of `point`: a read of the newest state is always possible.
 
@@ -17,6 +18,7 @@ use crate::limits::LEVELS;
 use crate::manifest::{Edit, LeveledTable};
 use crate::read::{Direction, KeyRange, Source};
 use crate::table::{FamilyProperties, Fill, LevelSource, Lookup, SeqRange, Table, TableSource};
+use crate::tombstone::RangeTombstone;
 use crate::types::{Family, ReadPoint};
 
 /// See the module.
@@ -152,19 +154,24 @@ impl Version {
         fill: Fill,
     ) -> Result<Lookup> {
         for table in self.levels[0].iter() {
-            match table.get(family, key, hash, seq_max, fill)? {
+            match get_unhidden(table, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
             }
         }
         for level in &self.levels[1..] {
             let Some(table) = table_of(level, family, key) else { continue };
-            match table.get(family, key, hash, seq_max, fill)? {
+            match get_unhidden(table, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
             }
         }
         Ok(Lookup::Absent)
+    }
+
+    /// The range tombstones of `family`, of all tables.
+    pub(crate) fn range_tombstones(&self, family: Family) -> impl Iterator<Item = &RangeTombstone> {
+        self.tables().filter_map(move |t| t.tombstones(family)).flat_map(|f| f.pieces())
     }
 
     /// Streams of all tables over `range`, newest first.
@@ -199,6 +206,44 @@ impl Version {
                 .is_some_and(|t| (t.smallest().family, t.smallest().key.as_ref()) <= (family, key))
         })
     }
+
+    /// Whether a table below `level` may hold a key from `start` up to `end`.
+    pub(crate) fn has_any_below(
+        &self,
+        level: usize,
+        family: Family,
+        start: &[u8],
+        end: &[u8],
+    ) -> bool {
+        let holds = |table: &Arc<Table>| {
+            let overlaps = |f: &FamilyProperties| *start <= *f.key_max && *f.key_min < *end;
+            table.family(family).is_some_and(overlaps)
+        };
+        self.levels.iter().skip(level + 1).any(|tables| tables.iter().any(holds))
+    }
+}
+
+/// What `table` says of `key`, its range tombstones heeded.
+#[inline]
+fn get_unhidden(
+    table: &Table,
+    family: Family,
+    key: &[u8],
+    hash: u64,
+    seq_max: u64,
+    fill: Fill,
+) -> Result<Lookup> {
+    let Some(hidden_at) = table.tombstones(family).and_then(|t| t.covering(key, seq_max)) else {
+        return table.get(family, key, hash, seq_max, fill);
+    };
+    // Whatever lies further down is older than the tombstone.
+    Ok(match table.get(family, key, hash, seq_max, fill)? {
+        Lookup::Found(Some(record)) if (record.seq, record.ordinal) < hidden_at => {
+            Lookup::Found(None)
+        }
+        Lookup::Absent => Lookup::Found(None),
+        decided => decided,
+    })
 }
 
 fn sorted(mut levels: [Vec<Arc<Table>>; LEVELS]) -> [Arc<[Arc<Table>]>; LEVELS] {

@@ -12,6 +12,7 @@ use crate::jobs::retain::Retain;
 use crate::read::{Direction, Merge, Source};
 use crate::stats::Counters;
 use crate::table::{LevelSource, Stored, Table, TableSource, Written};
+use crate::tombstone::Fragments;
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -70,11 +71,17 @@ fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
     let mut retain = Retain::new(plan.watermark, plan.span.clone());
     let mut dropped = 0;
     for family in Family::ALL {
+        let ranges = ranges(plan, family, retain.watermark(family));
+        retain.obey(&ranges);
+        let (ranges, gone) = without_needless(plan, family, ranges);
+        dropped += gone;
+        output.begin_family(family, ranges);
         let mut merge = Merge::new(sources(plan, family)?, Direction::Forward);
         while let Some(head) = merge.head() {
             let (key, seq, value) = (head.key(), head.seq(), head.stored()?);
             let older_below = || plan.below.has_below(plan.output_level, family, key);
-            if retain.keeps(family, key, seq, value.is_tombstone(), older_below) {
+            let stamp = (seq, head.ordinal());
+            if retain.keeps(family, key, stamp, value.is_tombstone(), older_below) {
                 let fetched = fetch(plan, head, value)?;
                 let value = fetched.as_deref().map_or(value, Stored::Inline);
                 output.add(family, key, seq, head.ordinal(), value)?;
@@ -83,8 +90,26 @@ fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
             }
             merge.advance()?;
         }
+        output.end_family()?;
     }
     Ok(dropped)
+}
+
+/// The range tombstones of the plan's tables, cut anew.
+fn ranges(plan: &Plan, family: Family, watermark: u64) -> Fragments {
+    let pieces = plan.tables().filter_map(|t| t.tombstones(family)).flat_map(Fragments::pieces);
+    Fragments::of(pieces.cloned().collect(), watermark)
+}
+
+/// Leaves out range tombstones that hide nothing any more, and counts those of the data.
+fn without_needless(plan: &Plan, family: Family, ranges: Fragments) -> (Fragments, u64) {
+    let before = ranges.pieces().len();
+    let kept = ranges.keeping(|piece| {
+        let may_go = !family.keeps_versions() || piece.seq < plan.watermark;
+        !may_go || plan.below.has_any_below(plan.output_level, family, &piece.start, &piece.end)
+    });
+    let gone = if family.keeps_versions() { before - kept.pieces().len() } else { 0 };
+    (kept, gone as u64)
 }
 
 /// The value a record refers to, if it shall not stay where it is.

@@ -7,6 +7,7 @@ use crate::jobs::retain::Retain;
 use crate::memtable::Memtable;
 use crate::stats::Counters;
 use crate::table::{Stored, Written};
+use crate::tombstone::Fragments;
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -40,16 +41,21 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
 fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -> Result<u64> {
     let mut dropped = 0;
     for family in Family::ALL {
+        let ranges = Fragments::of(memtable.range_tombstones(family), retain.watermark(family));
+        retain.obey(&ranges);
+        output.begin_family(family, ranges);
         let mut cursor = memtable.forward(family, None);
         while let Some(entry) = cursor.entry() {
             let value = entry.value.as_slice().map_or(Stored::Tombstone, Stored::Inline);
-            if retain.keeps(family, entry.key, entry.seq, value.is_tombstone(), || true) {
+            let stamp = (entry.seq, entry.ordinal);
+            if retain.keeps(family, entry.key, stamp, value.is_tombstone(), || true) {
                 output.add(family, entry.key, entry.seq, entry.ordinal, value)?;
             } else {
                 dropped += u64::from(family.keeps_versions());
             }
             cursor.next();
         }
+        output.end_family()?;
     }
     Ok(dropped)
 }

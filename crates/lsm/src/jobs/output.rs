@@ -1,5 +1,6 @@
 //! The tables and blob files a job writes: many if they grow long, deleted again if it fails.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +9,10 @@ use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::options::Compression;
 use crate::sink::Pace;
-use crate::table::{FileDescriptor, Stored, Table, TableWriter, WriterOptions, Written};
+use crate::table::{
+    FileDescriptor, PIECES_MAX, Stored, Table, TableWriter, WriterOptions, Written,
+};
+use crate::tombstone::{Fragments, RangeTombstone, successor};
 use crate::tree::{Proposal, Tree};
 use crate::types::Family;
 
@@ -22,6 +26,8 @@ pub(crate) struct Output<'a> {
     written: Written,
     writer: Option<TableWriter>,
     last_key: Option<(Family, Vec<u8>)>,
+    /// The family that is being written, and its range tombstones no table has yet.
+    ranges: Option<(Family, VecDeque<RangeTombstone>)>,
     finished: Vec<FileDescriptor>,
     blob_writer: Option<BlobWriter>,
     finished_blobs: Vec<FileDescriptor>,
@@ -48,6 +54,7 @@ impl<'a> Output<'a> {
             written,
             writer: None,
             last_key: None,
+            ranges: None,
             finished: Vec::new(),
             blob_writer: None,
             finished_blobs: Vec::new(),
@@ -73,9 +80,8 @@ impl<'a> Output<'a> {
         value: Stored<'_>,
     ) -> Result<()> {
         let same_key = self.last_key.as_ref().is_some_and(|(f, k)| *f == family && k == key);
-        let is_full = self.writer.as_ref().is_some_and(|w| w.bytes() >= self.table_bytes_max);
-        if is_full && !same_key {
-            self.finish_table()?;
+        if !same_key && self.is_full() {
+            self.cut()?;
         }
         if !same_key {
             let (last_family, last_key) =
@@ -92,6 +98,78 @@ impl<'a> Output<'a> {
         writer.add(family, key, seq, ordinal, value)?;
         self.writer = Some(writer);
         Ok(())
+    }
+
+    /// Begins `family`, whose records come next, with the range tombstones over them.
+    pub(crate) fn begin_family(&mut self, family: Family, ranges: Fragments) {
+        debug_assert!(self.ranges.is_none(), "families end before others begin");
+        self.ranges = Some((family, ranges.into_pieces().into()));
+    }
+
+    /// Ends the family: what is left of its range tombstones goes to the last table, and to others
+    /// if it is much.
+    pub(crate) fn end_family(&mut self) -> Result<()> {
+        let Some((family, mut left)) = self.ranges.take() else { return Ok(()) };
+        while !left.is_empty() {
+            let mut writer = match self.writer.take() {
+                Some(writer) => writer,
+                None => self.begin_table()?,
+            };
+            let mut taken = 0;
+            while let Some(piece) = left.pop_front() {
+                let goes_on = left.front().is_some_and(|next| next.start == piece.start);
+                let largest = piece.largest();
+                writer.add_range(family, piece);
+                taken += 1;
+                // The next table must not begin where this one may end.
+                let is_apart = left.front().is_some_and(|next| next.start > largest);
+                if taken >= PIECES_MAX && !goes_on && is_apart {
+                    break;
+                }
+            }
+            self.writer = Some(writer);
+            if !left.is_empty() {
+                self.finish_table()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next key should begin another table.
+    fn is_full(&self) -> bool {
+        let Some(writer) = &self.writer else { return false };
+        let many_ranges = || {
+            let (Some((family, left)), Some((last_family, last_key))) =
+                (&self.ranges, &self.last_key)
+            else {
+                return false;
+            };
+            let nth = left.get(PIECES_MAX);
+            family == last_family && nth.is_some_and(|piece| piece.start <= *last_key)
+        };
+        writer.bytes() >= self.table_bytes_max || many_ranges()
+    }
+
+    /// Ends the table behind the last key. Range tombstones are cut there, too: a table is bounded
+    /// by what it hides, and tables of a level must not overlap.
+    fn cut(&mut self) -> Result<()> {
+        if let (Some((family, left)), Some((last_family, last_key)), Some(writer)) =
+            (&mut self.ranges, &self.last_key, &mut self.writer)
+            && family == last_family
+        {
+            let behind = successor(last_key);
+            let mut rest = Vec::new();
+            while left.front().is_some_and(|piece| piece.start < behind) {
+                let Some(piece) = left.pop_front() else { break };
+                if piece.end > behind {
+                    rest.push(RangeTombstone { start: behind.clone(), ..piece.clone() });
+                }
+                let end = piece.end.clone().min(behind.clone());
+                writer.add_range(*family, RangeTombstone { end, ..piece });
+            }
+            rest.into_iter().rev().for_each(|piece| left.push_front(piece));
+        }
+        self.finish_table()
     }
 
     /// Writes a long value to a blob file and returns what is left for the table.

@@ -21,7 +21,7 @@ use crate::jobs::pick::overlap::{Hull, overlapping, overlapping_bytes};
 use crate::limits::LEVELS;
 use crate::options::{CompactionStyle, EngineOptions};
 use crate::span::SpanFilter;
-use crate::table::{Properties, Table};
+use crate::table::{FamilyProperties, Properties, Table};
 use crate::types::Family;
 use crate::version::Version;
 
@@ -35,6 +35,9 @@ const SHADOWED_SHARE_UPPER: u64 = 2;
 /// The live values of a blob file are written to another when less than one in so many of its
 /// bytes is referred to.
 const BLOB_LIVE_SHARE: u64 = 2;
+/// A table is merged down for the sake of what its range tombstones hide beneath it when that is
+/// one in so many of the bytes to be rewritten.
+const HIDDEN_SHARE: u64 = 8;
 /// Level 0 is compacted for its own sake when one in so many records is a tombstone.
 const TOMBSTONE_SHARE_LEVEL0: u64 = 2;
 
@@ -308,6 +311,10 @@ impl Picker<'_> {
                 return Some(plan);
             }
         }
+        let plan = self.ranges();
+        if plan.is_some() {
+            return plan;
+        }
         // A mostly dead blob file holds on to its space, a table of an older span to foreign keys.
         let plan = self.rewrite_where(|t| self.refers_to_dead(t));
         if let Some(plan) = plan.or_else(|| self.rewrite_where(|t| self.is_foreign(t))) {
@@ -321,6 +328,33 @@ impl Picker<'_> {
             sum(Properties::tombstones) * TOMBSTONE_SHARE_LEVEL0 >= sum(Properties::records);
         let is_due = is_mostly_tombstones && level0.iter().all(|t| self.is_reclaimable(t));
         if is_due { self.level0() } else { None }
+    }
+
+    /// Brings range tombstones down to much that they hide.
+    fn ranges(&self) -> Option<Plan> {
+        for level in (1..LEVELS - 1).rev() {
+            let tables = self.version.level(level).iter();
+            let mut due = tables.filter(|t| self.is_free(t) && self.hides_much(level, t));
+            if let Some(plan) = due.find_map(|table| self.merge_down(level, table)) {
+                return Some(plan);
+            }
+        }
+        let is_due = self.version.level(0).iter().any(|t| self.hides_much(0, t));
+        if is_due { self.level0() } else { None }
+    }
+
+    /// Whether a table of `level` hides so much from everybody in the tables beneath that it is
+    /// worth the rewriting.
+    fn hides_much(&self, level: usize, table: &Arc<Table>) -> bool {
+        let properties = table.properties();
+        if properties.ranges == 0 || properties.ranges_gone_at > self.watermark {
+            return false;
+        }
+        let beneath = (level + 1..LEVELS).flat_map(|below| self.version.level(below));
+        let hidden: u64 = beneath.map(|other| hidden_bytes(table, other)).sum();
+        let next = if level == 0 { self.targets.base_level } else { level + 1 };
+        let met = overlapping_bytes(self.version.level(next), &Hull::of_one(table));
+        hidden > 0 && hidden.saturating_mul(HIDDEN_SHARE) >= table.bytes() + met
     }
 
     fn refers_to_dead(&self, table: &Table) -> bool {
@@ -375,6 +409,20 @@ impl Picker<'_> {
         let hull = Hull::of_one(table);
         (level + 1..LEVELS).all(|below| overlapping(self.version.level(below), &hull).is_empty())
     }
+}
+
+/// About how many bytes of `other` lie under range tombstones of `table`.
+fn hidden_bytes(table: &Table, other: &Table) -> u64 {
+    let families = &other.properties().families;
+    let all: u64 = families.iter().map(|f| f.raw_bytes).sum();
+    let hidden_of = |f: &FamilyProperties| {
+        let tombstones = table.tombstones(f.family);
+        let milli = tombstones.map_or(0, |t| t.share_milli(&f.key_min, &f.key_max));
+        f.raw_bytes / 1_000 * milli + f.raw_bytes % 1_000 * milli / 1_000
+    };
+    let hidden: u64 = families.iter().map(hidden_of).sum();
+    let share = u128::from(other.bytes()) * u128::from(hidden) / u128::from(all.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
 }
 
 fn are_disjoint(tables: &[Arc<Table>]) -> bool {

@@ -1,4 +1,4 @@
-//! What was applied and is not in tables yet: one skip list per family.
+//! What was applied and is not in tables yet: one skip list per family, and its range tombstones.
 //!
 //! Owns: insertion of batches, the read point and gate of what is inside, its share of the budget.
 //! Must never know: files, when it is flushed.
@@ -9,6 +9,7 @@
 mod arena;
 mod key_index;
 mod node;
+mod ranges;
 mod skiplist;
 
 use std::sync::Arc;
@@ -17,12 +18,19 @@ use holdfast_env::sync::Mutex;
 
 pub(crate) use arena::ChunkPool;
 pub(crate) use node::Entry;
+use ranges::Ranges;
 use skiplist::SkipList;
 pub(crate) use skiplist::{Cursor, Logged};
 
 use crate::shared::Shared;
 use crate::table::key_hash;
+use crate::tombstone::{RangeTombstone, Stamp};
 use crate::types::{Batch, Family, ReadPoint, Record};
+
+/// Range tombstones of a family at which a memtable is sealed: an insert copies twice as many.
+const RANGES_MAX: usize = 1_024;
+/// The same for the family that keeps versions, where pieces are as many as the square of it.
+const VERSIONED_RANGES_MAX: usize = 128;
 
 /// The newest state a memtable holds and how far the journal must be durable to flush it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +42,7 @@ pub(crate) struct Seal {
 /// A memtable, active or sealed.
 pub(crate) struct Memtable {
     lists: [Arc<SkipList>; Family::COUNT],
+    ranges: [Ranges; Family::COUNT],
     seal: Mutex<Seal>,
     charged: Mutex<u64>,
     shared: Arc<Shared>,
@@ -48,6 +57,7 @@ impl Memtable {
         };
         Self {
             lists: std::array::from_fn(list),
+            ranges: Default::default(),
             seal: Mutex::new(seal),
             charged: Mutex::new(0),
             shared,
@@ -75,6 +85,9 @@ impl Memtable {
             }
             operations = later;
         }
+        for (family, tombstone) in batch.range_tombstones() {
+            self.ranges[family.index()].insert(tombstone);
+        }
         *self.seal.lock() = seal;
         self.charge();
     }
@@ -89,11 +102,44 @@ impl Memtable {
 
     /// Memory held, bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.lists.iter().map(|l| l.bytes() as u64).sum()
+        let ranges = self.ranges.iter().map(|r| r.bytes() as u64).sum::<u64>();
+        self.lists.iter().map(|l| l.bytes() as u64).sum::<u64>() + ranges
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lists.iter().all(|l| l.is_empty())
+        self.lists.iter().all(|l| l.is_empty()) && self.ranges.iter().all(Ranges::is_empty)
+    }
+
+    /// Whether it holds so many range tombstones that it should be sealed for their sake.
+    pub(crate) fn is_full_of_ranges(&self) -> bool {
+        let is_full = |family: &Family| {
+            let latest_only = !family.keeps_versions();
+            let max = if latest_only { RANGES_MAX } else { VERSIONED_RANGES_MAX };
+            self.ranges[family.index()].len() >= max
+        };
+        Family::ALL.iter().any(is_full)
+    }
+
+    /// The newest range tombstone of at most this sequence number that covers `key`.
+    #[inline]
+    pub(crate) fn covering(&self, family: Family, key: &[u8], seq_max: u64) -> Option<Stamp> {
+        self.ranges[family.index()].covering(key, seq_max)
+    }
+
+    /// Range tombstones as a flush needs them: all of the data, else the newest over every key.
+    pub(crate) fn range_tombstones(&self, family: Family) -> Vec<RangeTombstone> {
+        let ranges = &self.ranges[family.index()];
+        if family.keeps_versions() { ranges.logged(0, u64::MAX) } else { ranges.latest() }
+    }
+
+    /// What readers at `seq_max` need to know of range tombstones.
+    pub(crate) fn visible_ranges(&self, family: Family, seq_max: u64) -> Vec<RangeTombstone> {
+        self.ranges[family.index()].visible(seq_max)
+    }
+
+    /// Range tombstones with these sequence numbers, both included, as they were inserted.
+    pub(crate) fn logged_ranges(&self, family: Family, min: u64, max: u64) -> Vec<RangeTombstone> {
+        self.ranges[family.index()].logged(min, max)
     }
 
     pub(crate) fn seal(&self) -> Seal {

@@ -8,7 +8,8 @@ use holdfast_model::Revision;
 use crate::error::Result;
 use crate::read::source::Source;
 use crate::table::Stored;
-use crate::types::{Change, Changes};
+use crate::tombstone::RangeTombstone;
+use crate::types::{Change, Changes, RangeDeletion};
 
 /// Bookkeeping per collected change, bytes.
 const CHANGE_OVERHEAD_BYTES: usize = 128;
@@ -22,6 +23,7 @@ const SHARE_BYTES_MIN: usize = 4 * 1024;
 /// is always kept, whatever its size.
 pub(crate) fn collect_changes(
     sources: Vec<Source>,
+    ranges: Vec<RangeTombstone>,
     since: Revision,
     upto: Revision,
     bytes_max: usize,
@@ -37,7 +39,27 @@ pub(crate) fn collect_changes(
         }
     }
     let changes = kept.changes.into_values().collect();
-    Ok(Changes { changes, complete_to: Revision(kept.upto) })
+    let range_deletions = join(ranges, kept.upto);
+    Ok(Changes { changes, range_deletions, complete_to: Revision(kept.upto) })
+}
+
+/// Deletions of revisions up to `upto` out of their pieces: tables hold them cut.
+fn join(mut pieces: Vec<RangeTombstone>, upto: u64) -> Vec<RangeDeletion> {
+    pieces.retain(|piece| piece.seq <= upto);
+    pieces.sort_unstable_by(|a, b| (a.stamp(), &a.start).cmp(&(b.stamp(), &b.start)));
+    let mut whole: Vec<RangeDeletion> = Vec::with_capacity(pieces.len());
+    for RangeTombstone { start, end, seq, ordinal } in pieces {
+        let revision = Revision(seq);
+        match whole.last_mut() {
+            Some(last)
+                if (last.revision, last.ordinal) == (revision, ordinal) && last.end >= start =>
+            {
+                last.end = end.max(last.end.clone());
+            }
+            _ => whole.push(RangeDeletion { revision, ordinal, start, end }),
+        }
+    }
+    whole
 }
 
 #[derive(Default)]

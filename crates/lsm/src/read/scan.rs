@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::read::merge::Merge;
 use crate::read::source::{Direction, Source};
 use crate::table::FamilyProperties;
+use crate::tombstone::{Fragments, successor};
 use crate::tree::State;
 use crate::types::Record;
 
@@ -49,14 +50,6 @@ impl KeyRange {
     }
 }
 
-/// The smallest key greater than `key`.
-fn successor(key: &[u8]) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next.into()
-}
-
 /// Iterates live records; owns the version it began with, so flushes and compactions do not
 /// disturb it. Ends after the first error.
 pub struct Scan {
@@ -66,6 +59,8 @@ pub struct Scan {
     /// Key of the last decision: older versions of it are passed.
     decided: Option<Vec<u8>>,
     failed: bool,
+    /// Range tombstones the scan sees; none, mostly.
+    ranges: Fragments,
     /// Keeps tables and memtables of the version in place.
     _state: Arc<State>,
 }
@@ -74,11 +69,12 @@ impl Scan {
     pub(crate) fn new(
         state: Arc<State>,
         sources: Vec<Source>,
+        ranges: Fragments,
         range: KeyRange,
         direction: Direction,
     ) -> Self {
         let merge = Merge::new(sources, direction);
-        Self { merge, range, direction, decided: None, failed: false, _state: state }
+        Self { merge, range, direction, decided: None, failed: false, ranges, _state: state }
     }
 
     fn forward(&mut self) -> Result<Option<(Bytes, Record)>> {
@@ -94,7 +90,7 @@ impl Scan {
             let decided = self.decided.get_or_insert_default();
             decided.clear();
             decided.extend_from_slice(key);
-            let found = record(head)?;
+            let found = record(head, &self.ranges)?;
             self.merge.advance()?;
             if found.is_some() {
                 return Ok(found);
@@ -111,7 +107,7 @@ impl Scan {
             let key = Bytes::copy_from_slice(head.key());
             let mut newest = None;
             while let Some(head) = self.merge.head().filter(|head| head.key() == key) {
-                newest = record(head)?;
+                newest = record(head, &self.ranges)?;
                 self.merge.advance()?;
             }
             if newest.is_some() {
@@ -122,8 +118,11 @@ impl Scan {
     }
 }
 
-/// The live record a source stands at, `None` if it is a tombstone.
-fn record(source: &Source) -> Result<Option<(Bytes, Record)>> {
+/// The live record a source stands at, `None` if it is a tombstone or one of `ranges` hides it.
+fn record(source: &Source, ranges: &Fragments) -> Result<Option<(Bytes, Record)>> {
+    if ranges.hides(source.key(), (source.seq(), source.ordinal()), u64::MAX) {
+        return Ok(None);
+    }
     let Some(value) = source.value_bytes()? else { return Ok(None) };
     let record = Record { seq: source.seq(), ordinal: source.ordinal(), value };
     Ok(Some((Bytes::copy_from_slice(source.key()), record)))

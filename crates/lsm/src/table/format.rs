@@ -7,15 +7,16 @@
 //!   n + 4   compression   u32    0 none, 1 LZ4
 //!   n + 8   checksum      u64    xxh3 of [0, n + 8), seeded by birth id and file offset
 //!
-//! footer, the last 72 bytes of the file:
+//! footer, the last 84 bytes of the file:
 //!   0   top         offset u64, bytes u32     stored block, trailer included
-//!  12   properties  offset u64, bytes u32
-//!  24   file_bytes  u64
-//!  32   birth       u128
-//!  48   version     u32
-//!  52   zero        u32
-//!  56   checksum    u64    xxh3 of [0, 56), seeded by birth id and the footer's offset
-//!  64   magic       8 bytes
+//!  12   tombstones  offset u64, bytes u32     0 bytes if the table has no range tombstones
+//!  24   properties  offset u64, bytes u32
+//!  36   file_bytes  u64
+//!  44   birth       u128
+//!  60   version     u32
+//!  64   zero        u32
+//!  68   checksum    u64    xxh3 of [0, 68), seeded by birth id and the footer's offset
+//!  76   magic       8 bytes
 //! ```
 
 use crate::checksum::{self, BirthId};
@@ -24,7 +25,9 @@ use crate::limits::BLOCK_BYTES_MAX;
 use crate::options::Compression;
 
 /// Bytes of a footer.
-pub(crate) const FOOTER_BYTES: usize = 72;
+pub(crate) const FOOTER_BYTES: usize = 84;
+/// Bytes of a footer its checksum covers.
+const COVERED_BYTES: usize = 68;
 /// Bytes of a trailer.
 pub(crate) const TRAILER_BYTES: usize = 16;
 const MAGIC: &[u8; 8] = b"HFTABLE\n";
@@ -58,6 +61,8 @@ impl Handle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub(crate) top: Handle,
+    /// 0 bytes if there is no such block.
+    pub(crate) tombstones: Handle,
     pub(crate) properties: Handle,
     pub(crate) file_bytes: u64,
     pub(crate) birth: BirthId,
@@ -67,6 +72,7 @@ impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(FOOTER_BYTES);
         self.top.encode(&mut out);
+        self.tombstones.encode(&mut out);
         self.properties.encode(&mut out);
         out.put_u64(self.file_bytes);
         out.put_u128(self.birth);
@@ -84,13 +90,14 @@ impl Footer {
         file_bytes: u64,
         birth: BirthId,
     ) -> Result<Self, &'static str> {
-        let covered = bytes.get(..56).ok_or("footer is cut")?;
-        if bytes.get(64..) != Some(MAGIC) {
+        let covered = bytes.get(..COVERED_BYTES).ok_or("footer is cut")?;
+        if bytes.get(COVERED_BYTES + 8..) != Some(MAGIC) {
             return Err("footer has no magic");
         }
         let footer = Self::fields(bytes, birth, covered, file_bytes)?;
         let mut end = 0;
-        for handle in [footer.top, footer.properties] {
+        let optional = Some(footer.tombstones).filter(|handle| handle.bytes > 0);
+        for handle in [Some(footer.top), optional, Some(footer.properties)].into_iter().flatten() {
             if handle.offset < end || (handle.bytes as usize) < TRAILER_BYTES {
                 return Err("footer has overlapping blocks");
             }
@@ -111,9 +118,10 @@ impl Footer {
         let mut decoder = Decoder::new(bytes);
         let mut read = || {
             let top = Handle::decode(&mut decoder)?;
+            let tombstones = Handle::decode(&mut decoder)?;
             let properties = Handle::decode(&mut decoder)?;
-            let footer =
-                Self { top, properties, file_bytes: decoder.u64()?, birth: decoder.u128()? };
+            let (file_bytes, birth) = (decoder.u64()?, decoder.u128()?);
+            let footer = Self { top, tombstones, properties, file_bytes, birth };
             let version = decoder.u32()?;
             decoder.u32()?;
             Some((footer, version, decoder.u64()?))

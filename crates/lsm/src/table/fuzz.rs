@@ -15,8 +15,11 @@ use crate::table::format::{Footer, Handle};
 use crate::table::index::Index;
 use crate::table::partition::{Partition, PartitionBuilder};
 use crate::table::properties::Properties;
+use crate::table::tombstones::TableTombstones;
 use crate::table::top::Top;
 use crate::table::walk::BlockWalk;
+use crate::tombstone::{Fragments, RangeTombstone};
+use crate::types::Family;
 
 /// More records than any block here can hold.
 const RECORDS_MAX: usize = 100_000;
@@ -49,6 +52,7 @@ fn use_all(bytes: &[u8]) {
     let _ = Top::decode(bytes, 1_000);
     let _ = Properties::decode(bytes);
     let _ = Footer::decode(bytes, bytes.len() as u64, 7);
+    let _ = TableTombstones::decode(bytes).map(|t| t.bounds().unwrap());
     let _ = Edit::decode(bytes);
     let _ = BlobRef::decode(bytes);
     if let Ok(partition) = Partition::decode(bytes, 3, 0..1_000) {
@@ -86,13 +90,24 @@ fn a_partition_and_top() -> (Vec<u8>, Vec<u8>) {
     (built.content.clone(), top.encode())
 }
 
+fn some_tombstones() -> TableTombstones {
+    let piece = |start: &'static str, end: &'static str, seq| {
+        let (start, end) = (start.as_bytes().into(), end.as_bytes().into());
+        RangeTombstone { start, end, seq, ordinal: 3 }
+    };
+    let data = Fragments::of(vec![piece("a", "k", 5), piece("c", "z", 9)], 0);
+    let lease = Fragments::of(vec![piece("b", "d", 7)], 0);
+    TableTombstones::of(vec![(Family::Data, data), (Family::Lease, lease)])
+}
+
 /// Whole contents of every kind.
 fn contents() -> Vec<Vec<u8>> {
     let (partition, top) = a_partition_and_top();
     let mut properties = Properties::default();
     properties.count_blob(3, 70);
     let edit = Edit { is_base: true, removed_blobs: vec![1, 2], ..Edit::default() };
-    vec![a_block(), partition, top, properties.encode(), edit.encode()]
+    let tombstones = some_tombstones().encode();
+    vec![a_block(), partition, top, properties.encode(), edit.encode(), tombstones]
 }
 
 #[test]
@@ -102,6 +117,8 @@ fn whole_contents_are_read() {
     assert_eq!(Top::decode(&top, 1_400).unwrap().blocks(0), (0..10, 0..1_000));
     assert!(Top::decode(&top, 1_401).is_err(), "a gap behind the partitions");
     assert!(Partition::decode(&partition, 3, 0..999).is_err(), "a gap behind the blocks");
+    let tombstones = some_tombstones();
+    assert_eq!(TableTombstones::decode(&tombstones.encode()), Ok(tombstones));
     let block = Block::new(a_block()).unwrap();
     assert!(matches!(block.find(b"key-04", 50), Some(Found::Record(record)) if record.seq == 34));
 }
@@ -122,7 +139,7 @@ proptest! {
 
     #[test]
     fn contents_with_any_bytes_changed_are_refused_or_read_without_harm(
-        which in 0..5usize,
+        which in 0..6usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<Option<prop::sample::Index>>(),
     ) {

@@ -13,6 +13,7 @@ use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
 use crate::table::index::Stretch;
 use crate::table::partition::Partition;
 use crate::table::properties::{FamilyProperties, Properties};
+use crate::table::tombstones::TableTombstones;
 use crate::table::top::Top;
 use crate::table::writer::FileDescriptor;
 use crate::types::Family;
@@ -30,6 +31,7 @@ pub(super) struct Parts {
     descriptor: FileDescriptor,
     pub(super) footer: Footer,
     pub(super) top: Top,
+    pub(super) tombstones: TableTombstones,
     pub(super) properties: Properties,
 }
 
@@ -51,7 +53,16 @@ impl Parts {
             Top::decode(&load(footer.top)?, footer.top.offset).map_err(damaged(footer.top))?;
         let properties =
             Properties::decode(&load(footer.properties)?).map_err(damaged(footer.properties))?;
-        Ok(Self { descriptor: *descriptor, footer, top, properties })
+        let tombstones = match footer.tombstones.bytes {
+            0 => TableTombstones::default(),
+            _ => TableTombstones::decode(&load(footer.tombstones)?)
+                .map_err(damaged(footer.tombstones))?,
+        };
+        if tombstones.pieces().count() as u64 != properties.ranges {
+            let offset = footer.properties.offset;
+            return Err(Error::corrupt(path, offset, "range tombstones do not add up"));
+        }
+        Ok(Self { descriptor: *descriptor, footer, top, tombstones, properties })
     }
 
     /// All partitions if they are together at most `bytes_max` long, else none.

@@ -6,8 +6,10 @@
 //!   8  garbage         u64   records that can go once the watermark has passed
 //!  16  reclaimable_at  u64   … this revision
 //!  24  span_epoch      u64   epoch of the span it was written with, 0 for none
-//!  32  families        u32
-//!  36  per family, in order:
+//!  32  ranges          u64   pieces of range tombstones
+//!  40  ranges_gone_at  u64   all of them can go once the watermark has reached this revision
+//!  48  families        u32
+//!  52  per family, in order:
 //!        family        u8
 //!        blocks        u32   how many data blocks it has, behind those of the families before
 //!        records, tombstones, raw_bytes, seq_min, seq_max   u64 each
@@ -59,6 +61,8 @@ pub(crate) struct Properties {
     pub(crate) garbage: u64,
     pub(crate) reclaimable_at: u64,
     pub(crate) span_epoch: u64,
+    pub(crate) ranges: u64,
+    pub(crate) ranges_gone_at: u64,
     pub(crate) families: Vec<FamilyProperties>,
     pub(crate) blobs: Vec<BlobUse>,
 }
@@ -72,6 +76,14 @@ impl Properties {
     pub(crate) fn tombstones(&self) -> u64 {
         let data = self.families.iter().filter(|f| f.family.keeps_versions());
         data.map(|f| f.tombstones).sum()
+    }
+
+    /// Counts a piece of a range tombstone.
+    pub(crate) fn count_range(&mut self, family: Family, seq: u64) {
+        self.ranges += 1;
+        if family.keeps_versions() {
+            self.ranges_gone_at = self.ranges_gone_at.max(seq.saturating_add(1));
+        }
     }
 
     /// Counts a reference the table holds.
@@ -88,6 +100,8 @@ impl Properties {
         out.put_u64(self.garbage);
         out.put_u64(self.reclaimable_at);
         out.put_u64(self.span_epoch);
+        out.put_u64(self.ranges);
+        out.put_u64(self.ranges_gone_at);
         out.put_u32(u32::try_from(self.families.len()).expect("six families"));
         for f in &self.families {
             out.put_u8(f.family.byte());
@@ -110,7 +124,8 @@ impl Properties {
         let mut decoder = Decoder::new(content);
         let properties = Self::fields(&mut decoder).ok_or("properties are cut")?;
         let sorted = properties.families.is_sorted_by(|a, b| a.family < b.family);
-        if !decoder.is_empty() || !sorted || properties.families.is_empty() {
+        let is_empty = properties.families.is_empty() && properties.ranges == 0;
+        if !decoder.is_empty() || !sorted || is_empty {
             return Err("properties are malformed");
         }
         Ok(properties)
@@ -122,6 +137,8 @@ impl Properties {
             garbage: decoder.u64()?,
             reclaimable_at: decoder.u64()?,
             span_epoch: decoder.u64()?,
+            ranges: decoder.u64()?,
+            ranges_gone_at: decoder.u64()?,
             families: Vec::new(),
             blobs: Vec::new(),
         };

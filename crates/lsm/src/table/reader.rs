@@ -19,8 +19,10 @@ use crate::table::format::{Handle, load_block};
 use crate::table::partition::{PartRef, Partition};
 use crate::table::parts::{Parts, Section, load_partition, missing_is_corrupt, read_block};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
+use crate::table::tombstones::TableTombstones;
 use crate::table::top::Top;
 use crate::table::writer::FileDescriptor;
+use crate::tombstone::Fragments;
 use crate::types::{Family, Record};
 
 /// Whether a read may wait for the disk.
@@ -89,6 +91,7 @@ pub(crate) struct Table {
     resident: Vec<Arc<Partition>>,
     sections: [Option<Section>; Family::COUNT],
     properties: Properties,
+    tombstones: TableTombstones,
     /// The blob files its records refer to, by their numbers.
     blobs: Vec<Arc<BlobFile>>,
     smallest: FamilyKey,
@@ -136,9 +139,10 @@ impl Table {
             })
         };
         let families = &parts.properties.families;
-        let (Some(smallest), Some(largest)) =
-            (edge(families.first(), false), edge(families.last(), true))
-        else {
+        let hidden = parts.tombstones.bounds();
+        let smallest = edge(families.first(), false).into_iter().chain(hidden.clone().map(|b| b.0));
+        let largest = edge(families.last(), true).into_iter().chain(hidden.map(|b| b.1));
+        let (Some(smallest), Some(largest)) = (smallest.min(), largest.max()) else {
             return Err(Error::corrupt(&path, 0, "table is empty"));
         };
         let blobs: Option<Vec<_>> =
@@ -162,6 +166,7 @@ impl Table {
             resident,
             sections,
             properties: parts.properties,
+            tombstones: parts.tombstones,
             smallest,
             largest,
             is_obsolete: AtomicBool::new(false),
@@ -196,10 +201,18 @@ impl Table {
         &self.properties
     }
 
+    /// The range tombstones of `family`.
+    #[inline]
+    pub(crate) fn tombstones(&self, family: Family) -> Option<&Fragments> {
+        self.tombstones.family(family)
+    }
+
+    /// The smallest key it holds or hides.
     pub(crate) fn smallest(&self) -> &FamilyKey {
         &self.smallest
     }
 
+    /// The largest key it holds or may hide.
     pub(crate) fn largest(&self) -> &FamilyKey {
         &self.largest
     }
@@ -224,7 +237,7 @@ impl Table {
 
     /// Memory held by filter and index outside the cache, bytes.
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
-        let (mut filter, mut index) = (0, self.top.bytes());
+        let (mut filter, mut index) = (0, self.top.bytes() + self.tombstones.bytes());
         for partition in &self.resident {
             let bytes = partition.bytes();
             (filter, index) = (filter + bytes.0, index + bytes.1);

@@ -16,7 +16,9 @@ use crate::table::format::{FOOTER_BYTES, Footer, Handle};
 use crate::table::index::separator;
 use crate::table::partition::{BuiltPartition, PartitionBuilder};
 use crate::table::properties::{FamilyProperties, Properties};
+use crate::table::tombstones::TableTombstones;
 use crate::table::top::Top;
+use crate::tombstone::{Fragments, RangeTombstone};
 use crate::types::Family;
 
 /// Options of a table file.
@@ -61,6 +63,8 @@ pub(crate) struct TableWriter {
     /// A finished block whose separator waits for the next key.
     open_entry: Option<(Handle, (u64, u64), Vec<u8>)>,
     properties: Properties,
+    /// Range tombstones, cut and in order.
+    ranges: Vec<(Family, Vec<RangeTombstone>)>,
     last_key: Vec<u8>,
     last_seq: u64,
 }
@@ -83,6 +87,7 @@ impl TableWriter {
             partitions: Vec::new(),
             open_entry: None,
             properties: Properties::default(),
+            ranges: Vec::new(),
             last_key: Vec::new(),
             last_seq: 0,
         })
@@ -178,6 +183,16 @@ impl TableWriter {
         }
     }
 
+    /// Adds a piece of a range tombstone; pieces come by family and in their own order, whatever
+    /// records come in between.
+    pub(crate) fn add_range(&mut self, family: Family, piece: RangeTombstone) {
+        self.properties.count_range(family, piece.seq);
+        match self.ranges.last_mut() {
+            Some((last, pieces)) if *last == family => pieces.push(piece),
+            _ => self.ranges.push((family, vec![piece])),
+        }
+    }
+
     /// Bytes of the file so far, the block being built included.
     pub(crate) fn bytes(&self) -> u64 {
         self.sink.position() + self.block.bytes() as u64
@@ -229,10 +244,24 @@ impl TableWriter {
             sink.write_if_full()?;
         }
         let top = sink.append_block(&top.encode(), Compression::None);
+        let tombstones = append_tombstones(&mut sink, self.ranges);
         let properties = sink.append_block(&self.properties.encode(), Compression::None);
-        let mut footer = Footer { top, properties, file_bytes: 0, birth: sink.birth() };
-        footer.file_bytes = properties.end() + FOOTER_BYTES as u64;
+        let (birth, file_bytes) = (sink.birth(), properties.end() + FOOTER_BYTES as u64);
+        let footer = Footer { top, tombstones, properties, file_bytes, birth };
         sink.append(&footer.encode());
         sink.finish()
     }
+}
+
+/// Writes the block of range tombstones, if there are any.
+fn append_tombstones(sink: &mut Sink, ranges: Vec<(Family, Vec<RangeTombstone>)>) -> Handle {
+    let cut = |(family, pieces)| {
+        let fragments = Fragments::from_sorted(pieces).expect("pieces come cut and in order");
+        (family, fragments)
+    };
+    let tombstones = TableTombstones::of(ranges.into_iter().map(cut).collect());
+    if tombstones.is_empty() {
+        return Handle { offset: sink.position(), bytes: 0 };
+    }
+    sink.append_block(&tombstones.encode(), Compression::None)
 }

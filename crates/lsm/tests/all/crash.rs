@@ -8,7 +8,7 @@ use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
 use holdfast_lsm::{CompactionStyle, Completed, EngineOptions, Error, Family, Staging};
 
-use crate::harness::{World, check, open_engine, small_options};
+use crate::harness::{Op, World, check, open_engine, small_options};
 
 const KEEP_PERCENT: [u8; 5] = [0, 5, 50, 95, 100];
 
@@ -22,6 +22,10 @@ fn workload(world: &mut World) -> Result<(), Error> {
             let applied = (Family::Meta, Bytes::from_static(b"applied"), Some(Bytes::from("x")));
             world.write(&[(Family::Data, key, value), applied]);
         }
+        let (start, end) = (format!("key-{:02}", round * 5), format!("key-{:02}", round * 5 + 9));
+        let cleared = |family| Op::DeleteRange(family, start.clone().into(), end.clone().into());
+        let kept = Op::Set(Family::Lease, start.clone().into(), Some(Bytes::from("of the batch")));
+        world.write_ops(&[cleared(Family::Data), cleared(Family::Lease), kept]);
         if round % 3 == 2 {
             world.set_watermark(world.model.point.revision.0 - 20);
         }

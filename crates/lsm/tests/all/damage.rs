@@ -20,6 +20,10 @@ fn filled() -> World {
         let value = value.map(Bytes::from);
         let family = Family::ALL[n as usize % Family::COUNT];
         world.write(&[(family, key.clone(), value.clone()), (Family::Data, key, value)]);
+        if n % 40 == 20 {
+            world.delete_range(family, "key-01", "key-03");
+            world.delete_range(Family::Data, "key-05", "key-06");
+        }
         if n % 40 == 39 {
             world.flush();
         }

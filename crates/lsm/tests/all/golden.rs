@@ -33,6 +33,8 @@ fn written(compression: Compression) -> World {
         let lease = (Family::Lease, Bytes::from(format!("lease-{n}")), Some(Bytes::new()));
         world.write(&[(Family::Data, key, value), applied, lease]);
     }
+    world.delete_range(Family::Data, "user/02", "user/04");
+    world.delete_range(Family::Lease, "lease-0", "lease-14");
     world.set_watermark(12);
     world.flush();
     world

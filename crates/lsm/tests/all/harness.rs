@@ -20,10 +20,22 @@ const JOBS_MAX: usize = 10_000;
 
 type Versions = BTreeMap<u64, (u32, Option<Bytes>)>;
 
+/// One change as the model's batches have it.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Set(Family, Bytes, Option<Bytes>),
+    /// Deletes from the first key up to the second.
+    DeleteRange(Family, Bytes, Bytes),
+}
+
+/// A deleted interval: sequence number, ordinal, start, end.
+type Range = (u64, u32, Bytes, Bytes);
+
 /// Every version of every key ever written and not lost.
 #[derive(Clone, Default)]
 pub struct Model {
     pub families: BTreeMap<Family, BTreeMap<Bytes, Versions>>,
+    pub ranges: BTreeMap<Family, Vec<Range>>,
     pub point: ReadPoint,
     /// Largest watermark ever set.
     pub watermark: u64,
@@ -33,7 +45,21 @@ impl Model {
     pub fn get(&self, family: Family, key: &[u8], at: ReadPoint) -> Option<Record> {
         let versions = self.families.get(&family)?.get(key)?;
         let (seq, (ordinal, value)) = versions.range(..=at.seq_max(family)).next_back()?;
+        let hides = |(at_seq, at_ordinal, start, end): &&Range| {
+            *at_seq <= at.seq_max(family)
+                && (*at_seq, *at_ordinal) > (*seq, *ordinal)
+                && start.as_ref() <= key
+                && key < end.as_ref()
+        };
+        if self.ranges.get(&family).into_iter().flatten().any(|range| hides(&range)) {
+            return None;
+        }
         Some(Record { seq: *seq, ordinal: *ordinal, value: value.clone()? })
+    }
+
+    pub fn range_deletions(&self, since: u64, upto: u64) -> Vec<Range> {
+        let ranges = self.ranges.get(&Family::Data).into_iter().flatten();
+        ranges.filter(|range| since < range.0 && range.0 <= upto).cloned().collect()
     }
 
     pub fn live(&self, family: Family, at: ReadPoint) -> Vec<(Bytes, Record)> {
@@ -61,6 +87,9 @@ impl Model {
             for versions in keys.values_mut() {
                 versions.retain(|seq, _| *seq <= point.seq_max(*family));
             }
+        }
+        for (family, ranges) in &mut self.ranges {
+            ranges.retain(|range| range.0 <= point.seq_max(*family));
         }
         self.point = point;
     }
@@ -141,9 +170,37 @@ impl World {
     /// Writes one batch of `(family, key, value)`: data gets the next revision, the rest the next
     /// index.
     pub fn write(&mut self, changes: &[(Family, Bytes, Option<Bytes>)]) {
-        let point = self.next_point(changes.iter().any(|c| c.0 == Family::Data));
+        let op = |(family, key, value): &(Family, Bytes, Option<Bytes>)| {
+            Op::Set(*family, key.clone(), value.clone())
+        };
+        self.write_ops(&changes.iter().map(op).collect::<Vec<_>>());
+    }
+
+    pub fn delete_range(&mut self, family: Family, start: &str, end: &str) {
+        let (start, end) = (Bytes::from(start.to_owned()), Bytes::from(end.to_owned()));
+        self.write_ops(&[Op::DeleteRange(family, start, end)]);
+    }
+
+    /// [`World::write`] of deleted intervals, too.
+    pub fn write_ops(&mut self, ops: &[Op]) {
+        let family = |op: &Op| match op {
+            Op::Set(family, ..) | Op::DeleteRange(family, ..) => *family,
+        };
+        let point = self.next_point(ops.iter().any(|op| family(op) == Family::Data));
         let mut batch = Batch::new();
-        for (ordinal, (family, key, value)) in (0..).zip(changes) {
+        for (ordinal, op) in (0..).zip(ops) {
+            let (family, key, value) = match op {
+                Op::Set(family, key, value) => (family, key, value),
+                Op::DeleteRange(family, start, end) => {
+                    let seq = point.seq_max(*family);
+                    batch.delete_range(*family, start.clone(), end.clone(), seq, ordinal);
+                    if start < end {
+                        let range = (seq, ordinal, start.clone(), end.clone());
+                        self.model.ranges.entry(*family).or_default().push(range);
+                    }
+                    continue;
+                }
+            };
             let seq = point.seq_max(*family);
             let versions =
                 self.model.families.entry(*family).or_default().entry(key.clone()).or_default();
@@ -266,16 +323,19 @@ fn check_family(engine: &Engine, model: &Model, family: Family, at: ReadPoint) {
 }
 
 pub fn check_changes(engine: &Engine, model: &Model, since: u64, upto: u64) {
-    let mut found = Vec::new();
+    let (mut found, mut ranges) = (Vec::new(), Vec::new());
     let mut from = Revision(since);
     while from < Revision(upto) {
         let part = engine.changes(from, Revision(upto), 600).unwrap();
         assert!(part.complete_to > from);
         let fields = |c: holdfast_lsm::Change| (c.revision.0, c.ordinal, c.key, c.value);
         found.extend(part.changes.into_iter().map(fields));
+        let fields = |r: holdfast_lsm::RangeDeletion| (r.revision.0, r.ordinal, r.start, r.end);
+        ranges.extend(part.range_deletions.into_iter().map(fields));
         from = part.complete_to;
     }
     assert_eq!(found, model.changes(since, upto), "changes in ({since}, {upto}]");
+    assert_eq!(ranges, model.range_deletions(since, upto), "ranges in ({since}, {upto}]");
 }
 
 /// Below the watermark an answer may be refused, but never be wrong.

@@ -10,5 +10,6 @@ mod golden;
 mod harness;
 mod memory;
 mod model;
+mod ranges;
 mod scrub;
 mod span;

@@ -5,11 +5,11 @@ use holdfast_env::sim::SimDisk;
 use holdfast_lsm::{CompactionStyle, Compression, EngineOptions, Family, Staging};
 use proptest::prelude::*;
 
-use crate::harness::{World, check, open_engine};
+use crate::harness::{Op, World, check, open_engine};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write(Vec<(Family, Bytes, Option<Bytes>)>),
+    Write(Vec<Op>),
     Seal,
     Job,
     Work,
@@ -38,9 +38,16 @@ fn value() -> impl Strategy<Value = Option<Bytes>> {
     ]
 }
 
-fn change() -> impl Strategy<Value = (Family, Bytes, Option<Bytes>)> {
-    let family = prop_oneof![4 => Just(Family::Data), 2 => prop::sample::select(&Family::ALL[..])];
-    (family, key(), value())
+fn family() -> impl Strategy<Value = Family> {
+    prop_oneof![4 => Just(Family::Data), 2 => prop::sample::select(&Family::ALL[..])]
+}
+
+fn change() -> impl Strategy<Value = Op> {
+    let set =
+        (family(), key(), value()).prop_map(|(family, key, value)| Op::Set(family, key, value));
+    let range = (family(), key(), key())
+        .prop_map(|(family, start, end)| Op::DeleteRange(family, start, end));
+    prop_oneof![12 => set, 1 => range]
 }
 
 fn crash() -> impl Strategy<Value = Step> {
@@ -94,7 +101,7 @@ fn options() -> impl Strategy<Value = EngineOptions> {
 
 fn run(world: &mut World, step: &Step) {
     match step {
-        Step::Write(changes) => world.write(changes),
+        Step::Write(ops) => world.write_ops(ops),
         Step::Seal => world.engine.seal(),
         Step::Job => {
             if let Some(job) = world.engine.next_job() {
@@ -156,6 +163,9 @@ fn transfer(world: &mut World) {
     let pinned = snapshot.point();
     for (family, keys) in &mut expected.families {
         keys.values_mut().for_each(|v| v.retain(|seq, _| *seq <= pinned.seq_max(*family)));
+    }
+    for (family, ranges) in &mut expected.ranges {
+        ranges.retain(|range| range.0 <= pinned.seq_max(*family));
     }
     expected.point = pinned;
     check(&receiver.engine, &expected);
