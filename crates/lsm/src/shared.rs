@@ -26,6 +26,9 @@ const POOL_SHARE: u64 = 4;
 pub struct SharedOptions {
     /// Size of the block cache, bytes.
     pub cache_bytes: u64,
+    /// Filters and indexes kept for as long as their tables are open, bytes; what is beyond goes
+    /// through the block cache. Those of level 0 and of small tables are kept in any case.
+    pub index_bytes: u64,
     /// Most table files held open.
     pub open_files_max: usize,
     /// Memory all memtables of the node should stay under, bytes.
@@ -39,6 +42,7 @@ impl Default for SharedOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 256 << 20,
+            index_bytes: 256 << 20,
             open_files_max: 1_000,
             memtable_budget_bytes: 512 << 20,
             write_bytes_per_second: 0,
@@ -140,6 +144,8 @@ pub struct Shared {
     budget: Option<IoBudget>,
     blocks: BlockCache,
     files: FileCache,
+    /// Memory of filters and indexes that are kept.
+    index_bytes: AtomicU64,
     openings: AtomicU64,
     /// Hits are not counted: one counter for all cores would cost more than a hit.
     blocks_read: AtomicU64,
@@ -160,6 +166,8 @@ pub struct SharedStats {
     pub pooled_bytes: u64,
     /// Memory the block cache holds, bytes.
     pub cache_bytes: u64,
+    /// Memory of filters and indexes that are kept outside the cache, bytes.
+    pub index_bytes: u64,
     /// Blocks read from the disk because they were not in the cache.
     pub blocks_read: u64,
     /// Table files held open.
@@ -197,6 +205,7 @@ impl Shared {
             budget: None,
             blocks,
             files,
+            index_bytes: AtomicU64::new(0),
             openings: AtomicU64::new(0),
             blocks_read: AtomicU64::new(0),
         })
@@ -228,6 +237,7 @@ impl Shared {
             memtable_bytes: self.memtable_bytes(),
             pooled_bytes: self.chunks.bytes(),
             cache_bytes: self.blocks.weight(),
+            index_bytes: self.index_bytes.load(Ordering::Relaxed),
             blocks_read: self.blocks_read.load(Ordering::Relaxed),
             open_files: self.files.len() as u64,
         }
@@ -276,6 +286,27 @@ impl Shared {
     pub(crate) fn cache_partition(&self, key: BlockKey, partition: Arc<Partition>) {
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
         self.blocks.insert(key, Cached::Partition(partition));
+    }
+
+    /// Whether so many bytes more of filters and indexes may be kept.
+    pub(crate) fn has_room_for_index(&self, bytes: u64) -> bool {
+        let kept = self.index_bytes.load(Ordering::Relaxed);
+        kept.saturating_add(bytes) <= self.options.index_bytes
+    }
+
+    /// Charges what is kept of filters and indexes; false, and nothing charged, if there is no
+    /// room for it and it need not be kept (`must`).
+    pub(crate) fn keep_index(&self, bytes: u64, must: bool) -> bool {
+        let before = self.index_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = must || before.saturating_add(bytes) <= self.options.index_bytes;
+        if !fits {
+            self.release_index(bytes);
+        }
+        fits
+    }
+
+    pub(crate) fn release_index(&self, bytes: u64) {
+        self.index_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn open_file(&self, opened_as: u64) -> Option<Arc<dyn File>> {

@@ -17,7 +17,9 @@ use crate::generation::Generation;
 use crate::limits::LEVELS;
 use crate::manifest::{Edit, LeveledTable};
 use crate::read::{Direction, KeyRange, Source};
-use crate::table::{FamilyProperties, Fill, LevelSource, Lookup, SeqRange, Table, TableSource};
+use crate::table::{
+    FamilyProperties, Fill, LevelMap, LevelSource, Lookup, SeqRange, Table, TableSource,
+};
 use crate::tombstone::RangeTombstone;
 use crate::types::{Family, ReadPoint};
 
@@ -27,6 +29,8 @@ pub(crate) struct Version {
     /// Counts the versions of the generation.
     number: u64,
     levels: [Arc<[Arc<Table>]>; LEVELS],
+    /// Where keys lie in the sorted levels.
+    maps: [LevelMap; LEVELS],
     /// Bytes of each level.
     level_bytes: [u64; LEVELS],
     /// The durable read point: everything up to it is in the tables.
@@ -77,7 +81,11 @@ impl Version {
         let levels = sorted(levels);
         let level_bytes = levels.each_ref().map(|level| level.iter().map(|t| t.bytes()).sum());
         let (point, floor) = (edit.point, edit.floor);
-        Self { generation, number, levels, level_bytes, point, floor }
+        let mut maps: [LevelMap; LEVELS] = Default::default();
+        for (map, level) in maps.iter_mut().zip(&levels).skip(1) {
+            *map = LevelMap::new(level);
+        }
+        Self { generation, number, levels, maps, level_bytes, point, floor }
     }
 
     fn check(&self, dir: &Path) -> Result<()> {
@@ -153,14 +161,14 @@ impl Version {
         seq_max: u64,
         fill: Fill,
     ) -> Result<Lookup> {
-        for table in self.levels[0].iter() {
+        for table in self.levels[0].iter().filter(|t| t.may_know(family, key)) {
             match get_unhidden(table, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
             }
         }
-        for level in &self.levels[1..] {
-            let Some(table) = table_of(level, family, key) else { continue };
+        for level in 1..LEVELS {
+            let Some(table) = self.table_of(level, family, key) else { continue };
             match get_unhidden(table, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
@@ -201,10 +209,15 @@ impl Version {
 
     /// Whether a table below `level` may hold `key`.
     pub(crate) fn has_below(&self, level: usize, family: Family, key: &[u8]) -> bool {
-        self.levels.iter().skip(level + 1).any(|tables| {
-            table_of(tables, family, key)
-                .is_some_and(|t| (t.smallest().family, t.smallest().key.as_ref()) <= (family, key))
-        })
+        (level + 1..LEVELS)
+            .any(|level| self.table_of(level, family, key).is_some_and(|t| t.may_hold(family, key)))
+    }
+
+    /// The only table of a sorted level that can hold `key`, or the next one of its family.
+    #[inline]
+    fn table_of(&self, level: usize, family: Family, key: &[u8]) -> Option<&Arc<Table>> {
+        let number = self.maps.get(level)?.table_of(family, key)?;
+        self.levels.get(level)?.get(number)
     }
 
     /// Whether a table below `level` may hold a key from `start` up to `end`.
@@ -255,13 +268,4 @@ fn sorted(mut levels: [Vec<Arc<Table>>; LEVELS]) -> [Arc<[Arc<Table>]>; LEVELS] 
         }
     }
     levels.map(Arc::from)
-}
-
-/// The only table of a sorted level that can hold `key`.
-fn table_of<'a>(level: &'a [Arc<Table>], family: Family, key: &[u8]) -> Option<&'a Arc<Table>> {
-    let at = level.partition_point(|t| {
-        let largest = t.largest();
-        (largest.family, largest.key.as_ref()) < (family, key)
-    });
-    level.get(at)
 }

@@ -16,7 +16,7 @@ use crate::table::index::Index;
 use crate::table::partition::{Partition, PartitionBuilder};
 use crate::table::properties::Properties;
 use crate::table::tombstones::TableTombstones;
-use crate::table::top::Top;
+use crate::table::top::{Top, TopBuilder};
 use crate::table::walk::BlockWalk;
 use crate::tombstone::{Fragments, RangeTombstone};
 use crate::types::Family;
@@ -85,7 +85,7 @@ fn a_partition_and_top() -> (Vec<u8>, Vec<u8>) {
         builder.add_block(handle, (1, 9), format!("key-{n}").as_bytes());
     }
     let built = builder.finish(10).unwrap();
-    let mut top = Top::default();
+    let mut top = TopBuilder::default();
     top.push(&built, Handle { offset: 1_000, bytes: 400 }, 1_000);
     (built.content.clone(), top.encode())
 }
@@ -114,7 +114,7 @@ fn contents() -> Vec<Vec<u8>> {
 fn whole_contents_are_read() {
     let (partition, top) = a_partition_and_top();
     assert_eq!(Partition::decode(&partition, 3, 0..1_000).unwrap().blocks(), 3..13);
-    assert_eq!(Top::decode(&top, 1_400).unwrap().blocks(0), (0..10, 0..1_000));
+    assert_eq!(Top::decode(&top, 1_400).unwrap().0.blocks(0), (0..10, 0..1_000));
     assert!(Top::decode(&top, 1_401).is_err(), "a gap behind the partitions");
     assert!(Partition::decode(&partition, 3, 0..999).is_err(), "a gap behind the blocks");
     let tombstones = some_tombstones();

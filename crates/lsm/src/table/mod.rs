@@ -25,11 +25,13 @@
 mod block;
 mod builder;
 mod cursor;
+mod fence;
 mod filter;
 mod format;
 #[cfg(test)]
 mod fuzz;
 mod index;
+mod level;
 mod partition;
 mod parts;
 mod properties;
@@ -43,6 +45,7 @@ pub(crate) use block::{Block, Stored};
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
 pub(crate) use format::{Handle, store_block};
+pub(crate) use level::LevelMap;
 pub(crate) use partition::Partition;
 pub(crate) use parts::{missing_is_corrupt, read_block, verify_file};
 pub(crate) use properties::{FamilyKey, FamilyProperties, Properties};

@@ -13,18 +13,19 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::codec::{Decoder, Encode};
+use crate::table::fence::Fence;
 use crate::table::filter::Filter;
 use crate::table::format::Handle;
-use crate::table::index::{Index, Stretch};
+use crate::table::index::{Index, IndexBuilder};
 
 /// A partition in memory.
 #[derive(Debug)]
 pub(crate) struct Partition {
     /// Number of its first block in the table.
     first: usize,
-    index: Index,
-    stretch: Stretch,
     filter: Filter,
+    fence: Fence,
+    index: Index,
 }
 
 impl Partition {
@@ -42,14 +43,14 @@ impl Partition {
         };
         let (filter, index) = split().ok_or("partition is cut")?;
         let filter = Filter::decode(filter)?;
-        let mut index = Index::decode(index, data)?;
-        let stretch = index.stretch(0..index.len());
-        Ok(Self { first, index, stretch, filter })
+        let (index, separators) = Index::decode(index, data)?;
+        let fence = Fence::new(&separators, 0..separators.len());
+        Ok(Self { first, filter, fence, index })
     }
 
     /// Memory held by filter and index, bytes.
     pub(crate) fn bytes(&self) -> (usize, usize) {
-        (self.filter.bytes(), self.index.bytes() + size_of::<Self>())
+        (self.filter.bytes(), self.index.bytes() + self.fence.bytes() + size_of::<Self>())
     }
 
     /// Numbers of its blocks in the table.
@@ -66,21 +67,23 @@ impl Partition {
         self.index.entry(number.checked_sub(self.first)?)
     }
 
-    pub(crate) fn separator(&self, number: usize) -> &[u8] {
-        self.index.separator(number - self.first)
+    /// Whether the separator of the block with this number is `key`: then versions of it may
+    /// follow in the next block.
+    pub(crate) fn ends_in(&self, number: usize, key: &[u8]) -> bool {
+        self.fence.is_key(number - self.first, key)
     }
 
     /// Number of the first block that may hold `key` or something behind it.
     #[inline]
     pub(crate) fn seek(&self, key: &[u8]) -> usize {
-        self.first + self.index.seek(&self.stretch, key)
+        self.first + self.fence.seek(key)
     }
 }
 
 /// A partition somewhere in memory.
 pub(crate) enum PartRef<'a> {
     /// It stays as long as its table is open.
-    Resident(&'a Arc<Partition>),
+    Kept(&'a Arc<Partition>),
     /// It came through the cache.
     Cached(Arc<Partition>),
 }
@@ -90,7 +93,7 @@ impl Deref for PartRef<'_> {
 
     fn deref(&self) -> &Partition {
         match self {
-            Self::Resident(partition) => partition,
+            Self::Kept(partition) => partition,
             Self::Cached(partition) => partition,
         }
     }
@@ -100,7 +103,7 @@ impl PartRef<'_> {
     /// The partition for as long as the caller likes.
     pub(crate) fn into_owned(self) -> Arc<Partition> {
         match self {
-            Self::Resident(partition) => partition.clone(),
+            Self::Kept(partition) => partition.clone(),
             Self::Cached(partition) => partition,
         }
     }
@@ -109,7 +112,7 @@ impl PartRef<'_> {
 /// A partition being written.
 #[derive(Default)]
 pub(crate) struct PartitionBuilder {
-    index: Index,
+    index: IndexBuilder,
     hashes: Vec<u64>,
     seqs: Option<(u64, u64)>,
 }
@@ -132,7 +135,12 @@ impl PartitionBuilder {
         self.seqs = Some((min.min(seqs.0), max.max(seqs.1)));
     }
 
-    /// Bytes of the content, roughly.
+    /// Bytes of the blocks added.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.index.data_bytes()
+    }
+
+    /// Memory the partition will hold, bytes, roughly.
     pub(crate) fn bytes(&self, bits_per_key: usize) -> usize {
         self.index.bytes() + self.hashes.len() * bits_per_key / 8
     }
@@ -142,11 +150,11 @@ impl PartitionBuilder {
         let Self { index, hashes, seqs } = std::mem::take(self);
         let seqs = seqs?;
         let filter = Filter::build(&hashes, bits_per_key).encode();
-        let mut content = Vec::with_capacity(4 + filter.len() + index.bytes());
+        let mut content = Vec::with_capacity(4 + filter.len() + index.content().len());
         content.put_u32(u32::try_from(filter.len()).expect("a filter is below 4 GiB"));
         content.extend_from_slice(&filter);
-        content.extend_from_slice(&index.encode());
-        let separator = index.separator(index.len() - 1).to_vec();
+        content.extend_from_slice(index.content());
+        let separator = index.last_separator().to_vec();
         Some(BuiltPartition { content, seqs, separator, blocks: index.len() })
     }
 }

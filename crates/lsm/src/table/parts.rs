@@ -9,8 +9,8 @@ use holdfast_env::{Disk, File, OpenMode};
 use crate::checksum::Whole;
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_BYTES_MAX, TABLE_BYTES_MAX};
+use crate::table::fence::{Fence, Keys};
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
-use crate::table::index::Stretch;
 use crate::table::partition::Partition;
 use crate::table::properties::{FamilyProperties, Properties};
 use crate::table::tombstones::TableTombstones;
@@ -21,7 +21,9 @@ use crate::types::Family;
 /// The part of a table one family has.
 #[derive(Debug)]
 pub(super) struct Section {
-    pub(super) parts: Stretch,
+    pub(super) parts: Range<usize>,
+    /// The separators of these partitions.
+    pub(super) fence: Fence,
     pub(super) blocks: Range<usize>,
     pub(super) properties: FamilyProperties,
 }
@@ -32,6 +34,7 @@ pub(super) struct Parts {
     pub(super) footer: Footer,
     pub(super) top: Top,
     pub(super) tombstones: TableTombstones,
+    separators: Keys,
     pub(super) properties: Properties,
 }
 
@@ -49,7 +52,7 @@ impl Parts {
             .map_err(|what| Error::corrupt(path, footer_offset, what))?;
         let load = |handle| read_block(file, path, descriptor, handle);
         let damaged = |handle: Handle| move |what| Error::corrupt(path, handle.offset, what);
-        let top =
+        let (top, separators) =
             Top::decode(&load(footer.top)?, footer.top.offset).map_err(damaged(footer.top))?;
         let properties =
             Properties::decode(&load(footer.properties)?).map_err(damaged(footer.properties))?;
@@ -62,26 +65,40 @@ impl Parts {
             let offset = footer.properties.offset;
             return Err(Error::corrupt(path, offset, "range tombstones do not add up"));
         }
-        Ok(Self { descriptor: *descriptor, footer, top, tombstones, properties })
+        Ok(Self { descriptor: *descriptor, footer, top, separators, tombstones, properties })
     }
 
-    /// All partitions if they are together at most `bytes_max` long, else none.
-    pub(super) fn residents(
-        &self,
-        file: &dyn File,
-        path: &Path,
-        bytes_max: u64,
-    ) -> Result<Vec<Arc<Partition>>> {
-        let parts = 0..self.top.len();
-        let stored = |part| self.top.entry(part).map_or(0, |(handle, _)| u64::from(handle.bytes));
-        if parts.clone().map(stored).sum::<u64>() > bytes_max {
-            return Ok(Vec::new());
+    /// Every partition, read in large pieces.
+    pub(super) fn partitions(&self, file: &dyn File, path: &Path) -> Result<Vec<Arc<Partition>>> {
+        const READ_BYTES: u64 = 1 << 20;
+        let (mut buffer, mut start) = (Vec::new(), 0);
+        let mut partitions = Vec::with_capacity(self.top.len());
+        for (part, handle) in (0..self.top.len()).filter_map(|p| Some((p, self.top.entry(p)?.0))) {
+            if handle.bytes as usize > BLOCK_BYTES_MAX {
+                return Err(Error::corrupt(path, handle.offset, "block is too long"));
+            }
+            if handle.end() > start + buffer.len() as u64 {
+                let end = self.footer.top.offset.min(handle.offset + READ_BYTES).max(handle.end());
+                start = handle.offset;
+                buffer.resize(usize::try_from(end - start).unwrap_or(0), 0);
+                file.read_exact_at(&mut buffer, start)
+                    .map_err(|e| missing_is_corrupt(e, path, "read"))?;
+            }
+            let from = usize::try_from(handle.offset - start).unwrap_or(usize::MAX);
+            let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
+            let content = load_block(
+                stored.unwrap_or_default().to_vec(),
+                self.descriptor.birth,
+                handle.offset,
+            )
+            .map_err(|what| Error::corrupt(path, handle.offset, what))?;
+            partitions.push(decode_partition(&content, path, &self.top, part)?);
         }
-        parts.map(|part| load_partition(file, path, &self.descriptor, &self.top, part)).collect()
+        Ok(partitions)
     }
 
     /// Which partitions and blocks belong to which family; `None` if the counts contradict.
-    pub(super) fn sections(&mut self) -> Option<[Option<Section>; Family::COUNT]> {
+    pub(super) fn sections(&self) -> Option<[Option<Section>; Family::COUNT]> {
         let mut sections = [const { None }; Family::COUNT];
         let (mut block, mut part) = (0, 0);
         for properties in &self.properties.families {
@@ -94,10 +111,11 @@ impl Parts {
             if part == first_part || self.top.blocks(part - 1).0.end != block {
                 return None;
             }
-            let parts = self.top.stretch(first_part..part);
+            let parts = first_part..part;
+            let fence = Fence::new(&self.separators, parts.clone());
             let slot = sections.get_mut(properties.family.index())?;
             let (blocks, properties) = (first_block..block, properties.clone());
-            *slot = Some(Section { parts, blocks, properties });
+            *slot = Some(Section { parts, fence, blocks, properties });
         }
         (part == self.top.len()).then_some(sections)
     }
@@ -114,11 +132,16 @@ pub(super) fn load_partition(
         return Err(Error::corrupt(path, 0, "table has no such partition"));
     };
     let content = read_block(file, path, descriptor, handle)?;
+    decode_partition(&content, path, top, part)
+}
+
+fn decode_partition(content: &[u8], path: &Path, top: &Top, part: usize) -> Result<Arc<Partition>> {
+    let offset = top.entry(part).map_or(0, |(handle, _)| handle.offset);
     let (blocks, data) = top.blocks(part);
-    match Partition::decode(&content, blocks.start, data) {
+    match Partition::decode(content, blocks.start, data) {
         Ok(partition) if partition.blocks() == blocks => Ok(Arc::new(partition)),
-        Ok(_) => Err(Error::corrupt(path, handle.offset, "partition has the wrong blocks")),
-        Err(what) => Err(Error::corrupt(path, handle.offset, what)),
+        Ok(_) => Err(Error::corrupt(path, offset, "partition has the wrong blocks")),
+        Err(what) => Err(Error::corrupt(path, offset, what)),
     }
 }
 

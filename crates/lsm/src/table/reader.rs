@@ -4,8 +4,8 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use holdfast_env::{Disk, File, OpenMode};
@@ -22,7 +22,7 @@ use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
 use crate::table::tombstones::TableTombstones;
 use crate::table::top::Top;
 use crate::table::writer::FileDescriptor;
-use crate::tombstone::Fragments;
+use crate::tombstone::{Fragments, RangeTombstone};
 use crate::types::{Family, Record};
 
 /// Whether a read may wait for the disk.
@@ -87,8 +87,10 @@ pub(crate) struct Table {
     /// Number of this opening: what cached blocks and the open file are filed under.
     opened_as: u64,
     top: Top,
-    /// All partitions, or none if they are long.
-    resident: Vec<Arc<Partition>>,
+    /// For every partition, what is kept of it; the others go through the cache.
+    kept: Box<[OnceLock<Arc<Partition>>]>,
+    /// What was charged for those.
+    kept_bytes: AtomicU64,
     sections: [Option<Section>; Family::COUNT],
     properties: Properties,
     tombstones: TableTombstones,
@@ -97,8 +99,16 @@ pub(crate) struct Table {
     smallest: FamilyKey,
     largest: FamilyKey,
     is_obsolete: AtomicBool,
-    filter_checks: AtomicU64,
-    filter_useful: AtomicU64,
+    counts: Counts,
+}
+
+/// How often the filter was asked, and how often it spared a block. Readers of all cores write
+/// here, so nothing else may lie in the same cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+struct Counts {
+    checks: AtomicU64,
+    useful: AtomicU64,
 }
 
 impl fmt::Debug for Table {
@@ -110,7 +120,8 @@ impl fmt::Debug for Table {
 impl Table {
     /// Opens the file at `path`, a table of `level`, and checks everything but its data blocks.
     ///
-    /// Every read asks the tables of level 0 and they are few, so their partitions are kept.
+    /// Every read asks the tables of level 0 and they are few, so their partitions are always
+    /// kept; the others as far as the node has memory for them.
     pub(crate) fn open(
         home: Home,
         path: PathBuf,
@@ -122,9 +133,10 @@ impl Table {
             .disk
             .open(&path, OpenMode::Read)
             .map_err(|e| missing_is_corrupt(e, &path, "open"))?;
-        let mut parts = Parts::load(file.as_ref(), &path, &descriptor)?;
-        let resident_bytes_max = if level == 0 { u64::MAX } else { home.resident_index_bytes };
-        let resident = parts.residents(file.as_ref(), &path, resident_bytes_max)?;
+        let parts = Parts::load(file.as_ref(), &path, &descriptor)?;
+        let is_always_kept = level == 0 || partition_bytes(&parts.top) <= home.resident_index_bytes;
+        let (kept, kept_bytes) =
+            keep_partitions(&home.shared, &parts, file.as_ref(), &path, is_always_kept)?;
         let sections = parts.sections().ok_or_else(|| {
             Error::corrupt(
                 &path,
@@ -163,15 +175,15 @@ impl Table {
             home,
             opened_as,
             top: parts.top,
-            resident,
+            kept,
+            kept_bytes,
             sections,
             properties: parts.properties,
             tombstones: parts.tombstones,
             smallest,
             largest,
             is_obsolete: AtomicBool::new(false),
-            filter_checks: AtomicU64::new(0),
-            filter_useful: AtomicU64::new(0),
+            counts: Counts::default(),
         })
     }
 
@@ -238,7 +250,7 @@ impl Table {
     /// Memory held by filter and index outside the cache, bytes.
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
         let (mut filter, mut index) = (0, self.top.bytes() + self.tombstones.bytes());
-        for partition in &self.resident {
+        for partition in self.kept.iter().filter_map(OnceLock::get) {
             let bytes = partition.bytes();
             (filter, index) = (filter + bytes.0, index + bytes.1);
         }
@@ -247,14 +259,13 @@ impl Table {
 
     /// Length of its partitions, bytes.
     pub(crate) fn partition_bytes(&self) -> u64 {
-        let stored = |part| self.top.entry(part).map_or(0, |(handle, _)| u64::from(handle.bytes));
-        (0..self.top.len()).map(stored).sum()
+        partition_bytes(&self.top)
     }
 
     /// How often the filter was asked, and how often it spared a block.
     pub(crate) fn filter_counts(&self) -> (u64, u64) {
         let load = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        (load(&self.filter_checks), load(&self.filter_useful))
+        (load(&self.counts.checks), load(&self.counts.useful))
     }
 
     /// The blocks of `family`, empty if it has none.
@@ -265,8 +276,8 @@ impl Table {
     /// The first block of `family` that may hold `key` or something behind it.
     pub(crate) fn seek(&self, family: Family, key: &[u8]) -> Result<usize> {
         let Some(section) = self.section(family) else { return Ok(0) };
-        let part = self.top.seek(&section.parts, key);
-        if part >= section.parts.blocks.end {
+        let part = section.parts.start + section.fence.seek(key);
+        if part >= section.parts.end {
             return Ok(section.blocks.end);
         }
         Ok(self.partition(part, Fill::FromDisk)?.map_or(section.blocks.end, |p| p.seek(key)))
@@ -275,6 +286,24 @@ impl Table {
     /// Smallest and largest key and the sequence bounds of `family`.
     pub(crate) fn family(&self, family: Family) -> Option<&FamilyProperties> {
         self.section(family).map(|s| &s.properties)
+    }
+
+    /// Whether `key` lies within the bounds of `family`.
+    pub(crate) fn may_hold(&self, family: Family, key: &[u8]) -> bool {
+        self.family(family).is_some_and(|f| f.key_min.as_ref() <= key && key <= f.key_max.as_ref())
+    }
+
+    /// Whether the table says anything about `key`: by a record, or maybe by a range tombstone.
+    #[inline]
+    pub(crate) fn may_know(&self, family: Family, key: &[u8]) -> bool {
+        self.may_hold(family, key) || self.tombstones.family(family).is_some()
+    }
+
+    /// The largest key of `family` the table says anything about.
+    pub(crate) fn largest_of(&self, family: Family) -> Option<Bytes> {
+        let hidden = self.tombstones.family(family).and_then(|t| t.pieces().last());
+        let hidden = hidden.map(RangeTombstone::largest);
+        self.family(family).map(|f| f.key_max.clone()).max(hidden)
     }
 
     fn section(&self, family: Family) -> Option<&Section> {
@@ -296,21 +325,17 @@ impl Table {
         fill: Fill,
     ) -> Result<Lookup> {
         let Some(section) = self.section(family) else { return Ok(Lookup::Absent) };
-        let bounds = &section.properties;
-        if key < bounds.key_min.as_ref()
-            || key > bounds.key_max.as_ref()
-            || seq_max < bounds.seq_min
-        {
+        if seq_max < section.properties.seq_min {
             return Ok(Lookup::Absent);
         }
-        let first = self.top.seek(&section.parts, key);
+        let first = section.parts.start + section.fence.seek(key);
         // Versions of one key may span several partitions; every other search ends in its first.
-        for part in first..section.parts.blocks.end {
+        for part in first..section.parts.end {
             let Some(partition) = self.partition(part, fill)? else { return Ok(Lookup::NeedsIo) };
             if part == first {
-                count_one(&self.filter_checks);
+                count_one(&self.counts.checks);
                 if !partition.filter().may_contain(hash) {
-                    count_one(&self.filter_useful);
+                    count_one(&self.counts.useful);
                     return Ok(Lookup::Absent);
                 }
             }
@@ -355,7 +380,7 @@ impl Table {
                     }
                 }
             }
-            if partition.separator(number) != key {
+            if !partition.ends_in(number, key) {
                 return decided(Lookup::Absent);
             }
         }
@@ -365,8 +390,8 @@ impl Table {
     /// A partition, from memory or the disk; `None` if neither is allowed to have it.
     #[inline]
     pub(crate) fn partition(&self, part: usize, fill: Fill) -> Result<Option<PartRef<'_>>> {
-        if let Some(partition) = self.resident.get(part) {
-            return Ok(Some(PartRef::Resident(partition)));
+        if let Some(partition) = self.kept.get(part).and_then(OnceLock::get) {
+            return Ok(Some(PartRef::Kept(partition)));
         }
         self.partition_cached(part, fill)
     }
@@ -383,13 +408,31 @@ impl Table {
             return Ok(None);
         }
         let partition = self.read_partition(part)?;
-        self.home.shared.cache_partition(key, partition.clone());
+        if !self.keep(part, &partition) {
+            self.home.shared.cache_partition(key, partition.clone());
+        }
         Ok(Some(PartRef::Cached(partition)))
+    }
+
+    /// Keeps a partition for as long as the table is open, if the node has memory for it.
+    fn keep(&self, part: usize, partition: &Arc<Partition>) -> bool {
+        let bytes = partition.bytes();
+        let bytes = (bytes.0 + bytes.1) as u64;
+        let Some(slot) = self.kept.get(part) else { return false };
+        if !self.home.shared.keep_index(bytes, false) {
+            return false;
+        }
+        if slot.set(partition.clone()).is_ok() {
+            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else {
+            self.home.shared.release_index(bytes);
+        }
+        true
     }
 
     /// A partition, past the cache: for who reads everything and only once.
     pub(crate) fn partition_once(&self, part: usize) -> Result<Arc<Partition>> {
-        match self.resident.get(part) {
+        match self.kept.get(part).and_then(OnceLock::get) {
             Some(partition) => Ok(partition.clone()),
             None => self.read_partition(part),
         }
@@ -444,6 +487,34 @@ impl Table {
     }
 }
 
+/// Length of all partitions, bytes.
+fn partition_bytes(top: &Top) -> u64 {
+    (0..top.len()).filter_map(|part| top.entry(part)).map(|(h, _)| u64::from(h.bytes)).sum()
+}
+
+/// A place for every partition, filled if the node has memory for all of them, or else if they
+/// `must` be; and what was charged for them.
+type Kept = (Box<[OnceLock<Arc<Partition>>]>, AtomicU64);
+
+fn keep_partitions(
+    shared: &Shared,
+    parts: &Parts,
+    file: &dyn File,
+    path: &Path,
+    must: bool,
+) -> Result<Kept> {
+    let empty = || (0..parts.top.len()).map(|_| OnceLock::new()).collect();
+    if !must && !shared.has_room_for_index(partition_bytes(&parts.top)) {
+        return Ok((empty(), AtomicU64::new(0)));
+    }
+    let partitions = parts.partitions(file, path)?;
+    let bytes = partitions.iter().map(|p| (p.bytes().0 + p.bytes().1) as u64).sum();
+    if !shared.keep_index(bytes, must) {
+        return Ok((empty(), AtomicU64::new(0)));
+    }
+    Ok((partitions.into_iter().map(OnceLock::from).collect(), AtomicU64::new(bytes)))
+}
+
 /// Counts, roughly: of counts at the same moment one may be lost. A locked addition would be
 /// dearer than the filter it counts.
 #[inline]
@@ -454,6 +525,7 @@ fn count_one(counter: &AtomicU64) {
 impl Drop for Table {
     fn drop(&mut self) {
         self.home.shared.forget(self.opened_as);
+        self.home.shared.release_index(*self.kept_bytes.get_mut());
         let (checks, useful) = self.filter_counts();
         self.home.graveyard.bury_counts(checks, useful);
         if self.is_obsolete.load(Ordering::Relaxed) {

@@ -12,8 +12,9 @@
 use std::ops::Range;
 
 use crate::codec::{Decoder, Encode};
+use crate::table::fence::Keys;
 use crate::table::format::Handle;
-use crate::table::index::{Index, Stretch};
+use crate::table::index::{Index, IndexBuilder};
 use crate::table::partition::BuiltPartition;
 
 /// See the module.
@@ -25,15 +26,6 @@ pub(crate) struct Top {
 }
 
 impl Top {
-    pub(crate) fn push(&mut self, partition: &BuiltPartition, handle: Handle, data_end: u64) {
-        if self.starts.is_empty() {
-            self.starts.push((0, 0));
-        }
-        let block = self.starts.last().map_or(0, |s| s.0) + partition.blocks;
-        self.starts.push((block, data_end));
-        self.index.push(handle, partition.seqs, &partition.separator);
-    }
-
     /// Number of partitions.
     pub(crate) fn len(&self) -> usize {
         self.index.len()
@@ -62,31 +54,9 @@ impl Top {
         self.starts.partition_point(|start| start.0 <= block).saturating_sub(1)
     }
 
-    /// Prepares `parts`, which are those of one family, for [`Top::seek`].
-    pub(crate) fn stretch(&mut self, parts: Range<usize>) -> Stretch {
-        self.index.stretch(parts)
-    }
-
-    /// The first partition of `parts` that may hold `key` or something behind it; its end if none.
-    #[inline]
-    pub(crate) fn seek(&self, parts: &Stretch, key: &[u8]) -> usize {
-        self.index.seek(parts, key)
-    }
-
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4 + 12 * self.len() + self.index.bytes());
-        out.put_u32(u32::try_from(self.len()).expect("partitions are few"));
-        for pair in self.starts.windows(2) {
-            let [start, end] = pair else { continue };
-            out.put_u32(u32::try_from(end.0 - start.0).expect("blocks are few"));
-            out.put_u64(end.1 - start.1);
-        }
-        out.extend_from_slice(&self.index.encode());
-        out
-    }
-
-    /// Reads the top of a table whose partitions end at `end`; they begin where the data ends.
-    pub(crate) fn decode(content: &[u8], end: u64) -> Result<Self, &'static str> {
+    /// Reads the top of a table whose partitions end at `end`, and the separators of these; they
+    /// begin where the data ends.
+    pub(crate) fn decode(content: &[u8], end: u64) -> Result<(Self, Keys), &'static str> {
         const CUT: &str = "top is cut";
         let mut decoder = Decoder::new(content);
         let mut starts = vec![(0, 0)];
@@ -98,11 +68,40 @@ impl Top {
             at = (at.0 + blocks, at.1.checked_add(bytes).ok_or(CUT)?);
             starts.push(at);
         }
-        let index = Index::decode(decoder.rest(), at.1..end)?;
+        let (index, separators) = Index::decode(decoder.rest(), at.1..end)?;
         // A table of range tombstones alone has none.
         if index.len() + 1 != starts.len() {
             return Err("top has the wrong number of partitions");
         }
-        Ok(Self { index, starts })
+        Ok((Self { index, starts }, separators))
+    }
+}
+
+/// The top of a table being written.
+#[derive(Debug, Default)]
+pub(crate) struct TopBuilder {
+    index: IndexBuilder,
+    /// Blocks and bytes of data of each partition.
+    parts: Vec<(usize, u64)>,
+    data_end: u64,
+}
+
+impl TopBuilder {
+    /// Adds a partition stored at `handle` whose data ends at `data_end`.
+    pub(crate) fn push(&mut self, partition: &BuiltPartition, handle: Handle, data_end: u64) {
+        self.parts.push((partition.blocks, data_end - self.data_end));
+        self.data_end = data_end;
+        self.index.push(handle, partition.seqs, &partition.separator);
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(4 + 12 * self.parts.len() + self.index.content().len());
+        out.put_u32(u32::try_from(self.parts.len()).expect("partitions are few"));
+        for (blocks, data_bytes) in &self.parts {
+            out.put_u32(u32::try_from(*blocks).expect("blocks are few"));
+            out.put_u64(*data_bytes);
+        }
+        out.extend_from_slice(self.index.content());
+        out
     }
 }

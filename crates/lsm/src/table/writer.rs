@@ -7,6 +7,7 @@ use holdfast_env::Disk;
 
 use crate::checksum::BirthId;
 use crate::error::Result;
+use crate::limits::BLOCK_BYTES_MAX;
 use crate::options::Compression;
 use crate::sink::{Pace, Sink};
 use crate::table::block::Stored;
@@ -17,9 +18,13 @@ use crate::table::index::separator;
 use crate::table::partition::{BuiltPartition, PartitionBuilder};
 use crate::table::properties::{FamilyProperties, Properties};
 use crate::table::tombstones::TableTombstones;
-use crate::table::top::Top;
+use crate::table::top::TopBuilder;
 use crate::tombstone::{Fragments, RangeTombstone};
 use crate::types::Family;
+
+/// A partition that describes so many bytes of blocks is closed: places in it have 32 bits.
+const PARTITION_DATA_BYTES: u64 = 1 << 30;
+const _: () = assert!(PARTITION_DATA_BYTES + 2 * (BLOCK_BYTES_MAX as u64) < 1 << 32);
 
 /// Options of a table file.
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +223,10 @@ impl TableWriter {
         let Some((handle, seqs, last)) = self.open_entry.take() else { return };
         let separator = next.map_or(last.as_slice(), |next| separator(&last, next));
         self.partition.add_block(handle, seqs, separator);
-        if self.partition.bytes(self.options.bloom_bits_per_key) >= self.options.partition_bytes {
+        let bytes = self.partition.bytes(self.options.bloom_bits_per_key);
+        if bytes >= self.options.partition_bytes
+            || self.partition.data_bytes() >= PARTITION_DATA_BYTES
+        {
             self.finish_partition();
         }
     }
@@ -237,7 +245,7 @@ impl TableWriter {
         self.end_family();
         self.properties.floor = written.floor;
         self.properties.span_epoch = written.span_epoch;
-        let (mut top, mut sink) = (Top::default(), self.sink);
+        let (mut top, mut sink) = (TopBuilder::default(), self.sink);
         for (partition, data_end) in self.partitions {
             let handle = sink.append_block(&partition.content, Compression::None);
             top.push(&partition, handle, data_end);

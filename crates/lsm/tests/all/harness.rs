@@ -140,7 +140,12 @@ pub fn open_engine(
     let durable = durable.clone();
     let durable: Durable = Arc::new(move || durable.load(Ordering::Relaxed));
     // A cache of a few blocks: most reads go to the disk, some do not.
-    let shared = SharedOptions { cache_bytes: 16 << 10, open_files_max: 8, ..Default::default() };
+    let shared = SharedOptions {
+        cache_bytes: 16 << 10,
+        index_bytes: options.resident_index_bytes.saturating_mul(4),
+        open_files_max: 8,
+        ..Default::default()
+    };
     Engine::open(
         Arc::new(disk.clone()),
         Arc::new(SimEntropy::new(seed)),

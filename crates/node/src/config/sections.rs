@@ -280,6 +280,9 @@ pub struct EngineSection {
     pub memtable_budget_bytes: u64,
     /// Block cache of the node.
     pub cache_bytes: u64,
+    /// Filters and indexes kept outside the block cache: about 2.5 bytes per key. What is beyond
+    /// goes through the block cache.
+    pub index_bytes: u64,
     /// Open table files of the node.
     pub open_files_max: usize,
     /// Bytes flushes and compactions may write per second, 0 for no limit.
@@ -294,6 +297,7 @@ impl Default for EngineSection {
             memtable_bytes: 64 * MIB,
             memtable_budget_bytes: 256 * MIB,
             cache_bytes: 256 * MIB,
+            index_bytes: 256 * MIB,
             open_files_max: 1_000,
             write_bytes_per_second: 0,
             scrub_bytes_per_second: 2 * MIB,
@@ -311,6 +315,7 @@ impl EngineSection {
             1024 * GIB,
         )?;
         within("engine.cache_bytes", self.cache_bytes, MIB, 1024 * GIB)?;
+        within("engine.index_bytes", self.index_bytes, 0, 1024 * GIB)?;
         within("engine.open_files_max", self.open_files_max, 64, 1_000_000)?;
         if self.write_bytes_per_second > 0 {
             let rate = self.write_bytes_per_second;

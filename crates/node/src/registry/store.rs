@@ -222,6 +222,7 @@ fn journal_options(config: &Config) -> JournalOptions {
 fn shared_options(config: &Config) -> SharedOptions {
     SharedOptions {
         cache_bytes: config.engine.cache_bytes,
+        index_bytes: config.engine.index_bytes,
         open_files_max: config.engine.open_files_max,
         memtable_budget_bytes: config.engine.memtable_budget_bytes,
         write_bytes_per_second: config.engine.write_bytes_per_second,
