@@ -68,7 +68,10 @@ fn rewrite(tree: &Tree, work: &CompactWork) -> Result<()> {
 
 /// Writes the merge of the plan's tables and returns how many data records were left out.
 fn merge(plan: &Plan, output: &mut Output<'_>) -> Result<u64> {
-    let mut retain = Retain::new(plan.watermark, plan.span.clone());
+    // What was written with this span holds nothing foreign.
+    let is_foreign = |epoch| plan.tables().any(|t| t.properties().span_epoch < epoch);
+    let span = plan.span.clone().filter(|span| is_foreign(span.epoch));
+    let mut retain = Retain::new(plan.watermark, span);
     let mut dropped = 0;
     for family in Family::ALL {
         let ranges = ranges(plan, family, retain.watermark(family));

@@ -71,8 +71,26 @@ pub(crate) fn next_job(tree: &Arc<Tree>) -> Option<Job> {
     if let Some(work) = claim(tree) {
         return job(work);
     }
+    if seal_for_space(tree)
+        && let Some(work) = claim(tree)
+    {
+        return job(work);
+    }
     let graves = tree.home.graveyard.take();
     if graves.is_empty() { None } else { job(Work::Clean(graves)) }
+}
+
+/// Seals the active memtable where only its deletions stand between dead data and its space: without
+/// writes it would never become full, and nothing could be dropped beyond the durable point.
+fn seal_for_space(tree: &Tree) -> bool {
+    let state = tree.state.load();
+    let is_due = state.sealed.is_empty()
+        && state.active.is_worth_reclaiming(tree.watermark.load(Ordering::Relaxed));
+    if is_due {
+        let _writer = tree.writer.lock();
+        tree.rotate();
+    }
+    is_due
 }
 
 fn claim(tree: &Arc<Tree>) -> Option<Work> {

@@ -13,6 +13,7 @@ mod ranges;
 mod skiplist;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_env::sync::Mutex;
 
@@ -32,6 +33,32 @@ const RANGES_MAX: usize = 1_024;
 /// The same for the family that keeps versions, where pieces are as many as the square of it.
 const VERSIONED_RANGES_MAX: usize = 128;
 
+/// A memtable with so many deletions is worth a flush.
+const DELETIONS_MIN: u64 = 1_024;
+/// Batches of fewer deletions do not count: sealing is for what was deleted in bulk.
+const BULK_MIN: u64 = 16;
+/// A range tombstone counts as so many deletions.
+const RANGE_DELETIONS: u64 = 64;
+
+/// What was deleted in bulk.
+#[derive(Default)]
+struct Deletions {
+    many: AtomicU64,
+    /// The revision that had been reached with the last of them.
+    newest: AtomicU64,
+}
+
+impl Deletions {
+    fn count(&self, batch: &Batch, point: ReadPoint) {
+        let single = batch.operations().iter().filter(|o| o.value.is_none()).count() as u64;
+        let many = single + RANGE_DELETIONS * batch.range_tombstones().len() as u64;
+        if many >= BULK_MIN {
+            self.many.fetch_add(many, Ordering::Relaxed);
+            self.newest.store(point.revision.0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The newest state a memtable holds and how far the journal must be durable to flush it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seal {
@@ -43,6 +70,7 @@ pub(crate) struct Seal {
 pub(crate) struct Memtable {
     lists: [Arc<SkipList>; Family::COUNT],
     ranges: [Ranges; Family::COUNT],
+    deletions: Deletions,
     seal: Mutex<Seal>,
     charged: Mutex<u64>,
     shared: Arc<Shared>,
@@ -58,6 +86,7 @@ impl Memtable {
         Self {
             lists: std::array::from_fn(list),
             ranges: Default::default(),
+            deletions: Deletions::default(),
             seal: Mutex::new(seal),
             charged: Mutex::new(0),
             shared,
@@ -88,6 +117,7 @@ impl Memtable {
         for (family, tombstone) in batch.range_tombstones() {
             self.ranges[family.index()].insert(tombstone);
         }
+        self.deletions.count(batch, seal.point);
         *self.seal.lock() = seal;
         self.charge();
     }
@@ -118,6 +148,13 @@ impl Memtable {
             self.ranges[family.index()].len() >= max
         };
         Family::ALL.iter().any(is_full)
+    }
+
+    /// Whether it holds so many deletions, none above `watermark`, that it should be sealed for the
+    /// sake of the space that they give back.
+    pub(crate) fn is_worth_reclaiming(&self, watermark: u64) -> bool {
+        self.deletions.many.load(Ordering::Relaxed) >= DELETIONS_MIN
+            && self.deletions.newest.load(Ordering::Relaxed) <= watermark
     }
 
     /// The newest range tombstone of at most this sequence number that covers `key`.

@@ -50,6 +50,34 @@ fn deleted_data_gives_its_place_back() {
 }
 
 #[test]
+fn tables_shrink_to_nothing_while_nothing_is_written_and_only_the_watermark_moves() {
+    let options = EngineOptions { memtable_bytes: 8 << 20, ..small_options() };
+    let mut world = World::new(options);
+    let keys: Vec<Bytes> = (0..3_000).map(|n| Bytes::from(format!("key-{n:05}"))).collect();
+    for part in keys.chunks(100) {
+        let put = |key: &Bytes| (Family::Data, key.clone(), Some(Bytes::from(vec![b'v'; 90])));
+        world.write(&part.iter().map(put).collect::<Vec<_>>());
+    }
+    world.flush();
+    let full = world.engine.stats().level_bytes.iter().sum::<u64>();
+    for part in keys.chunks(100) {
+        let delete = |key: &Bytes| (Family::Data, key.clone(), None);
+        world.write(&part.iter().map(delete).collect::<Vec<_>>());
+    }
+    let newest = world.model.point.revision.0;
+    for watermark in [newest / 2, newest - 1] {
+        world.set_watermark(watermark);
+        world.work().unwrap();
+        assert!(world.engine.stats().memtable_bytes > 0, "history is still kept");
+    }
+    world.set_watermark(newest);
+    world.work().unwrap();
+    let left = world.engine.stats().level_bytes.iter().sum::<u64>();
+    assert!(left * 20 < full, "{left} of {full} bytes: {:?}", world.engine.stats());
+    world.check();
+}
+
+#[test]
 fn internal_families_keep_one_record_per_key_and_no_tombstones() {
     let mut world = World::new(small_options());
     for round in 0..20u32 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use holdfast_lsm::{Family, Owns};
 use holdfast_model::LogIndex;
 
-use crate::harness::{World, small_options};
+use crate::harness::{World, check, open_engine, small_options};
 
 /// Keys below "key-500" stay.
 fn lower() -> Owns {
@@ -89,4 +89,52 @@ fn tables_written_with_the_span_are_not_written_again_after_a_restart() {
     world.put("key-777", "is still foreign: an older span is ignored");
     world.flush();
     assert_eq!(foreign(&world), 0);
+}
+
+#[test]
+fn power_cut_at_any_operation_of_a_split_loses_nothing_that_may_be_asked_for() {
+    let (mut saw_all, mut saw_none) = (false, false);
+    for cut in 1..10_000 {
+        let mut world = World::new(small_options());
+        for n in 0..200u32 {
+            world.put(&format!("key-{:03}", n * 37 % 200 * 5), &"v".repeat(60));
+        }
+        world.flush();
+        let split = LogIndex(world.model.point.index.0 + 1);
+        world.disk.cut_power_at(Some(world.disk.counters().mutations + cut));
+        world.put("key-000", "the entry that changed the span");
+        world.engine.set_span(2, split, lower());
+        world.put("key-001", "another");
+        world.engine.seal();
+        let is_whole = world.work().is_ok();
+        for keep in [0, 50, 100] {
+            let disk = world.disk.crash(keep, cut);
+            let (dir, durable) = (&world.dir, &world.durable);
+            let engine = open_engine(&disk, dir, durable, &world.options, 9).unwrap();
+            let point = engine.durable_point();
+            let mut expected = world.model.clone();
+            expected.point = point;
+            let data = expected.families.get_mut(&Family::Data).unwrap();
+            data.values_mut().for_each(|v| v.retain(|seq, _| *seq <= point.revision.0));
+            let everything = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+            let scan = engine.scan(Family::Data, everything, point, false).unwrap();
+            let found: Vec<_> = scan.map(Result::unwrap).collect();
+            if point.index < split {
+                // The split will be applied again: everything must be as it was.
+                check(&engine, &expected);
+                saw_all = true;
+            } else {
+                let mut owned = expected.live(Family::Data, point);
+                owned.retain(|(key, _)| key.as_ref() < &b"key-500"[..]);
+                let kept = found.iter().filter(|(key, _)| key.as_ref() < &b"key-500"[..]);
+                assert!(kept.eq(&owned), "cut {cut}, keep {keep}");
+                saw_none |= found.len() == owned.len();
+            }
+        }
+        if is_whole {
+            assert!(saw_all && saw_none);
+            return;
+        }
+    }
+    panic!("the work never ends");
 }
