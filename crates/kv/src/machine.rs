@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use holdfast_lsm::{Engine, Family};
-use holdfast_model::Revision;
+use holdfast_model::{LogIndex, RangeEpoch, Revision, Span};
 
 use crate::apply::Applier;
 use crate::command::Configure;
@@ -105,10 +105,12 @@ impl StateMachine {
             Ok(self.engine.get(Family::Meta, key, point)?.map(|record| record.value))
         };
         let mut published = Published::default();
-        if let Some(value) = meta(&TRUTH)? {
-            let configure: Configure = unseal("meta", value)?;
+        if let Some(record) = self.engine.get(Family::Meta, &TRUTH, point)? {
+            let configure: Configure = unseal("meta", record.value)?;
             let bad = Error::MalformedRecord { family: "meta", what: "truth without a span" };
-            published.truth = Some(Truth::of(&configure).ok_or(bad)?);
+            let truth = Truth::of(&configure).ok_or(bad)?;
+            self.tell_span(truth, LogIndex(record.seq));
+            published.truth = Some(truth);
         }
         if let Some(value) = meta(&COMPACTED)? {
             let record: CompactedRecord = unseal("meta", value)?;
@@ -230,6 +232,9 @@ impl StateMachine {
         }
         self.publish_counters();
         self.engine.write(changes.batch, changes.point, gate)?;
+        if let Some(truth) = changes.truth {
+            self.tell_span(truth, changes.point.index);
+        }
         if let Some(compacted) = changes.compacted {
             self.engine.set_watermark(compacted);
         }
@@ -245,6 +250,15 @@ impl StateMachine {
             due_ms: changes.due_ms,
             point: changes.point,
         })
+    }
+
+    /// Lets the engine drop the keys that lie outside the span since the entry at `since`, or one
+    /// before it. Readers and apply judge by the truth and never see them.
+    fn tell_span(&self, truth: Truth, since: LogIndex) {
+        // A range that has always owned everything has nothing to drop.
+        if truth.span != Span::ALL || truth.epoch > RangeEpoch(1) {
+            self.engine.set_span(truth.epoch.0, since, Arc::new(move |key| truth.owns(key)));
+        }
     }
 
     fn publish_counters(&self) {

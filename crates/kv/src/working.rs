@@ -6,6 +6,7 @@
 //! * Nothing reaches the engine before [`Working::into_batch`]; one call makes one batch.
 //! * A read answers the same whether what it asks for lies in the engine, was prefetched, or was
 //!   changed a moment ago.
+//! * An interval that was cleared holds what was set in it since, and nothing of the engine's.
 //! * After [`Working::roll_back`] no read can tell that the savepoint was passed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -56,6 +57,19 @@ impl Write {
     }
 }
 
+/// The keys from `start` up to `end` in an internal family.
+struct Interval {
+    family: Family,
+    start: Bytes,
+    end: Bytes,
+}
+
+impl Interval {
+    fn contains(&self, family: Family, key: &Bytes) -> bool {
+        self.family == family && self.start <= *key && *key < self.end
+    }
+}
+
 /// What to put back when a savepoint is rolled back.
 struct Undo {
     family: Family,
@@ -66,6 +80,7 @@ struct Undo {
 /// A place to roll back to.
 pub(crate) struct Savepoint {
     writes: usize,
+    cleared: usize,
     revision: Revision,
 }
 
@@ -91,6 +106,8 @@ pub(crate) struct Working<'a> {
     writes: Vec<Write>,
     latest: KeyMap<usize>,
     internal: BTreeMap<(Family, Bytes), Option<Bytes>>,
+    /// Intervals of internal families whose stored records are gone.
+    cleared: Vec<Interval>,
     undo: Option<Vec<Undo>>,
 }
 
@@ -111,6 +128,7 @@ impl<'a> Working<'a> {
             writes: Vec::new(),
             latest: KeyMap::default(),
             internal: BTreeMap::new(),
+            cleared: Vec::new(),
             undo: None,
         }
     }
@@ -210,6 +228,9 @@ impl<'a> Working<'a> {
         if let Some(value) = self.internal.get(&(family, key.clone())) {
             return Ok(value.clone());
         }
+        if self.is_cleared(family, key) {
+            return Ok(None);
+        }
         if let Some(known) = self.records.get(&(family, key.clone())) {
             return Ok(known.clone());
         }
@@ -223,6 +244,24 @@ impl<'a> Working<'a> {
             undo.push(Undo { family, key: key.clone(), overlaid });
         }
         self.internal.insert((family, key), value);
+    }
+
+    /// Removes every record of `[start, end)` in an internal family. It leaves one tombstone however
+    /// many they are: dearer than that of a record, so it is for many.
+    pub fn clear(&mut self, family: Family, start: Bytes, end: Bytes) {
+        if start >= end {
+            return;
+        }
+        let set = self.internal.range((family, start.clone())..(family, end.clone()));
+        let set: Vec<Bytes> = set.map(|((_, key), _)| key.clone()).collect();
+        for key in set {
+            self.set(family, key, None);
+        }
+        self.cleared.push(Interval { family, start, end });
+    }
+
+    fn is_cleared(&self, family: Family, key: &Bytes) -> bool {
+        self.cleared.iter().any(|interval| interval.contains(family, key))
     }
 
     /// At most `limit` keys of `[start, end)` in an internal family, in order.
@@ -243,7 +282,10 @@ impl<'a> Working<'a> {
             .map(|((_, key), value)| (key.clone(), value.as_ref().map(|_| ())))
             .collect();
         let stored = self.engine.scan(family, interval(start, end), self.base, false)?;
-        merge(stored, overlay, |key, _| {
+        let is_left = |found: &holdfast_lsm::Result<(Bytes, Record)>| {
+            found.as_ref().map_or(true, |(key, _)| !self.is_cleared(family, key))
+        };
+        merge(stored.filter(is_left), overlay, |key, _| {
             keys.push(key);
             Ok(if keys.len() < limit { Visit::On } else { Visit::Stop })
         })?;
@@ -267,7 +309,8 @@ impl<'a> Working<'a> {
     pub fn savepoint(&mut self) -> Savepoint {
         assert!(self.undo.is_none(), "savepoints do not nest");
         self.undo = Some(Vec::new());
-        Savepoint { writes: self.writes.len(), revision: self.revision }
+        let (writes, cleared) = (self.writes.len(), self.cleared.len());
+        Savepoint { writes, cleared, revision: self.revision }
     }
 
     /// Ends a stretch, keeping what it changed.
@@ -278,6 +321,7 @@ impl<'a> Working<'a> {
     /// Ends a stretch, undoing what it changed.
     pub fn roll_back(&mut self, savepoint: Savepoint) {
         self.revision = savepoint.revision;
+        self.cleared.truncate(savepoint.cleared);
         while self.writes.len() > savepoint.writes {
             let Some(write) = self.writes.pop() else { break };
             match write.before {
@@ -310,9 +354,15 @@ impl<'a> Working<'a> {
                 None => batch.delete(Family::Data, entry.key.clone(), seq, ordinal),
             }
         }
+        // A record of the same index and ordinal stays in an interval that was deleted.
+        for Interval { family, start, end } in &self.cleared {
+            batch.delete_range(*family, start.clone(), end.clone(), index, 0);
+        }
+        let cleared = &self.cleared;
         for ((family, key), value) in self.internal {
             match value {
                 Some(value) => batch.put(family, key, index, 0, value),
+                None if cleared.iter().any(|interval| interval.contains(family, &key)) => {}
                 None => batch.delete(family, key, index, 0),
             }
         }

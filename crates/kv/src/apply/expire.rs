@@ -1,11 +1,14 @@
 //! Removing what is due, in the order of its time.
+//!
+//! The index entries of much that is due at once are cleared as one interval, from the beginning of
+//! the index: so they leave one tombstone, and the next time a longer one over it.
 
 use std::mem;
 
 use bytes::Bytes;
 use holdfast_lsm::Family;
 
-use super::{Applier, Step};
+use super::{Applier, CLEAR_RECORDS_MIN, Step};
 use crate::command::Expire;
 use crate::records::{Due, Subject};
 use crate::{Outcome, Result};
@@ -41,6 +44,10 @@ impl Applier<'_> {
             keys += removed;
             spent += usize::try_from(removed).unwrap_or(bound).max(1);
         }
+        if handled >= CLEAR_RECORDS_MIN {
+            let end = due.get(handled).map_or_else(|| Due::first_key(after_ms), Due::key);
+            self.work.clear(Family::Expiry, Bytes::new(), end);
+        }
         let next = due.get(handled).map(|due| due.at_ms);
         self.work.expiry_floor_ms = next.unwrap_or(after_ms);
         Ok(Outcome::Expired { keys, more: next.is_some() })
@@ -61,6 +68,10 @@ impl Applier<'_> {
     }
 
     fn key_due(&mut self, key: &Bytes, at_ms: u64) -> Result<u64> {
+        // A foreign key is on its way out of the engine: whether it is still there must not matter.
+        if !self.owns(key) {
+            return Ok(0);
+        }
         match self.work.newest(key)? {
             Some(entry) if entry.expires_at_ms == at_ms => {
                 self.bury(Some(entry))?;

@@ -4,11 +4,12 @@
 //! When that time comes `Expire` finds the record's own time and indexes it again. So a renewal
 //! costs one record, and the index one change per TTL.
 
+use bytes::Bytes;
 use holdfast_lsm::Family;
 use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
 use holdfast_model::{LeaseId, RangeEpoch};
 
-use super::{Applier, Step};
+use super::{Applier, CLEAR_RECORDS_MIN, Step};
 use crate::command::{LeaseGrant, LeaseRevoke, Renew};
 use crate::records::{
     Attachment, Due, LeaseRecord, Subject, attachment_from_key, attachment_key, attachments_of,
@@ -76,13 +77,15 @@ impl Applier<'_> {
         self.set_lease(id, None);
         let (first, last) = attachments_of(id);
         let (mut keys, mut locks) = (Vec::new(), Vec::new());
-        for attached in self.work.keys(Family::Lease, &first, &last, usize::MAX)? {
-            match attachment_from_key(&attached)? {
+        let attached = self.work.keys(Family::Lease, &first, &last, usize::MAX)?;
+        for attached in &attached {
+            match attachment_from_key(attached)? {
                 Attachment::Key(key) => keys.push(key),
                 Attachment::Lock(name) => locks.push(name),
             }
-            self.work.set(Family::Lease, attached, None);
         }
+        self.forget_attached(attached, first, last);
+        keys.retain(|key| self.owns(key));
         let mut doomed = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(FETCH_KEYS) {
             self.work.fetch(chunk.to_vec())?;
@@ -98,6 +101,17 @@ impl Applier<'_> {
             self.lock_without_lease(&name, id)?;
         }
         Ok(doomed.len() as u64)
+    }
+
+    /// Removes the records of what was attached, which are all from `first` up to `last`.
+    fn forget_attached(&mut self, attached: Vec<Bytes>, first: Bytes, last: Bytes) {
+        if attached.len() >= CLEAR_RECORDS_MIN {
+            self.work.clear(Family::Lease, first, last);
+            return;
+        }
+        for key in attached {
+            self.work.set(Family::Lease, key, None);
+        }
     }
 
     /// The expiry index has come to a lease: it ends, or is indexed where it is due now.
@@ -141,7 +155,7 @@ impl Applier<'_> {
 
     pub(super) fn attach(&mut self, id: LeaseId, attachment: &Attachment) -> Result<()> {
         self.count(id, 1)?;
-        self.work.set(Family::Lease, attachment_key(id, attachment), Some(bytes::Bytes::new()));
+        self.work.set(Family::Lease, attachment_key(id, attachment), Some(Bytes::new()));
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 //! * An item that is refused, or whose condition fails, changes nothing.
 //! * A key whose time has come counts as missing. Whoever replaces it first removes it under a
 //!   revision of its own.
-//! * A key, lease or lock outside the span is never touched.
+//! * A key, lease or lock outside the span is never touched; nor does what is done depend on
+//!   whether the engine still holds such a key.
 
 mod data;
 mod expire;
@@ -30,6 +31,9 @@ pub(crate) use lock::state_of;
 pub(crate) use range::compactable;
 
 use crate::{Error, LockGrant, LogPosition, Outcome, Refusal, Result, RevisionEvents, Truth};
+
+/// So many records of an internal family that go at once are cleared as an interval.
+const CLEAR_RECORDS_MIN: usize = 64;
 
 /// Why an operation ends early.
 pub(crate) enum Stop {
@@ -201,6 +205,11 @@ impl<'a> Applier<'a> {
     /// The range's truth; a range that was never configured serves nothing.
     fn configured(&self) -> std::result::Result<Truth, Refusal> {
         self.truth.ok_or(Refusal::WrongSpan { epoch: RangeEpoch(0) })
+    }
+
+    /// Whether a key is the range's.
+    fn owns(&self, key: &[u8]) -> bool {
+        self.truth.is_some_and(|truth| truth.owns(key))
     }
 
     /// Refuses a key that is not the range's.

@@ -2,6 +2,7 @@
 
 mod batching;
 mod bounds;
+mod clearing;
 mod exactly_once;
 mod formats;
 mod limits;
