@@ -246,8 +246,8 @@ impl<'a> Working<'a> {
         self.internal.insert((family, key), value);
     }
 
-    /// Removes every record of `[start, end)` in an internal family. It leaves one tombstone however
-    /// many they are: dearer than that of a record, so it is for many.
+    /// Removes every record of `[start, end)` in an internal family. It leaves one tombstone,
+    /// however many they are: dearer than that of a record, so it is for many.
     pub fn clear(&mut self, family: Family, start: Bytes, end: Bytes) {
         if start >= end {
             return;

@@ -1,4 +1,4 @@
-//! Much that goes at once leaves little behind, and what the engine has dropped makes no difference.
+//! Much that goes at once leaves little behind; what the engine has dropped makes no difference.
 
 use holdfast_kv::command::{Compact, Expire, LeaseGrant, LeaseRevoke, Put};
 use holdfast_kv::{At, Command, Outcome};

@@ -80,8 +80,8 @@ pub(crate) fn next_job(tree: &Arc<Tree>) -> Option<Job> {
     if graves.is_empty() { None } else { job(Work::Clean(graves)) }
 }
 
-/// Seals the active memtable where only its deletions stand between dead data and its space: without
-/// writes it would never become full, and nothing could be dropped beyond the durable point.
+/// Seals the active memtable where only its deletions stand between dead data and its space:
+/// without writes it would never become full, and nothing beyond the durable point can go.
 fn seal_for_space(tree: &Tree) -> bool {
     let state = tree.state.load();
     let is_due = state.sealed.is_empty()
