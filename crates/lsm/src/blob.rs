@@ -137,21 +137,24 @@ impl BlobFile {
     /// A value; `None` if it is not cached and the disk must not be waited for.
     pub(crate) fn read(&self, reference: BlobRef, fill: Fill) -> Result<Option<Bytes>> {
         let key = BlockKey { opened_as: self.opened_as, offset: reference.handle.offset };
-        if let Some(value) = self.home.shared.cached_blob(&key) {
-            return Ok(Some(value));
+        if let Some(value) = self.home.shared.cached_content(&key) {
+            return Ok(Some(Bytes::from_owner(value)));
         }
         if fill == Fill::CacheOnly {
             return Ok(None);
         }
         let file = self.file()?;
-        let content = read_block(file.as_ref(), &self.path, &self.descriptor, reference.handle)?;
+        let handle = reference.handle;
+        let content: Arc<[u8]> =
+            read_block(file.as_ref(), &self.path, &self.descriptor, handle, |content| {
+                content.into()
+            })?;
         if content.len() != reference.raw as usize {
             let offset = reference.handle.offset;
             return Err(Error::corrupt(&self.path, offset, "value has the wrong length"));
         }
-        let value = Bytes::from(content);
-        self.home.shared.cache_blob(key, value.clone());
-        Ok(Some(value))
+        self.home.shared.cache_content(key, content.clone());
+        Ok(Some(Bytes::from_owner(content)))
     }
 
     /// Fills `buffer` from the file at `offset`, unchecked.

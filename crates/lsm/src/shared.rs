@@ -5,7 +5,6 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use holdfast_env::{Clock, File};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -13,10 +12,12 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use crate::budget::IoBudget;
 use crate::error::{Error, Result};
 use crate::memtable::ChunkPool;
-use crate::table::{Block, Partition};
+use crate::table::Partition;
 
 /// Expected size of a cached block, bytes; only sizes the cache's tables.
 const BLOCK_BYTES_EXPECTED: u64 = 8 << 10;
+/// What the cache itself takes for an entry, bytes.
+const ENTRY_BYTES: u64 = 64;
 
 /// One part in so many of the memtable budget may be memory kept for the next memtable.
 const POOL_SHARE: u64 = 4;
@@ -111,9 +112,9 @@ impl Hasher for NumberHasher {
 /// What the block cache holds.
 #[derive(Clone)]
 enum Cached {
-    Block(Arc<Block>),
+    /// The content of a data block, or a blob.
+    Content(Arc<[u8]>),
     Partition(Arc<Partition>),
-    Blob(Bytes),
 }
 
 #[derive(Clone)]
@@ -122,12 +123,11 @@ struct ByBytes;
 impl Weighter<BlockKey, Cached> for ByBytes {
     fn weight(&self, _: &BlockKey, cached: &Cached) -> u64 {
         match cached {
-            Cached::Block(block) => block.bytes() as u64,
+            Cached::Content(content) => content.len() as u64 + ENTRY_BYTES,
             Cached::Partition(partition) => {
                 let (filter, index) = partition.bytes();
                 (filter + index) as u64
             }
-            Cached::Blob(value) => value.len() as u64,
         }
     }
 }
@@ -252,35 +252,24 @@ impl Shared {
         self.openings.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn cached_block(&self, key: &BlockKey) -> Option<Arc<Block>> {
+    #[inline]
+    pub(crate) fn cached_content(&self, key: &BlockKey) -> Option<Arc<[u8]>> {
         match self.blocks.get(key)? {
-            Cached::Block(block) => Some(block),
-            _ => None,
+            Cached::Content(content) => Some(content),
+            Cached::Partition(_) => None,
         }
     }
 
-    pub(crate) fn cache_block(&self, key: BlockKey, block: Arc<Block>) {
+    pub(crate) fn cache_content(&self, key: BlockKey, content: Arc<[u8]>) {
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
-        self.blocks.insert(key, Cached::Block(block));
+        self.blocks.insert(key, Cached::Content(content));
     }
 
     pub(crate) fn cached_partition(&self, key: &BlockKey) -> Option<Arc<Partition>> {
         match self.blocks.get(key)? {
             Cached::Partition(partition) => Some(partition),
-            _ => None,
+            Cached::Content(_) => None,
         }
-    }
-
-    pub(crate) fn cached_blob(&self, key: &BlockKey) -> Option<Bytes> {
-        match self.blocks.get(key)? {
-            Cached::Blob(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn cache_blob(&self, key: BlockKey, value: Bytes) {
-        self.blocks_read.fetch_add(1, Ordering::Relaxed);
-        self.blocks.insert(key, Cached::Blob(value));
     }
 
     pub(crate) fn cache_partition(&self, key: BlockKey, partition: Arc<Partition>) {

@@ -340,7 +340,24 @@ impl Picker<'_> {
             }
         }
         let is_due = self.version.level(0).iter().any(|t| self.hides_much(0, t));
-        if is_due { self.level0() } else { None }
+        if is_due { self.level0() } else { self.spent_ranges() }
+    }
+
+    /// A table that holds range tombstones together with what they hide and has nothing beneath
+    /// it, to be written anew without either.
+    fn spent_ranges(&self) -> Option<Plan> {
+        let is_spent = |level, table: &Arc<Table>| {
+            let properties = table.properties();
+            properties.ranges > 0
+                && properties.ranges_gone_at <= self.watermark
+                && self.is_bottommost(level, table)
+        };
+        (1..LEVELS).find_map(|level| {
+            let mut tables = self.version.level(level).iter();
+            let table = tables.find(|t| self.is_free(t) && is_spent(level, t))?;
+            let input = Input { level, tables: vec![table.clone()] };
+            Some(self.plan(vec![input], level, false))
+        })
     }
 
     /// Whether a table of `level` hides so much from everybody in the tables beneath that it is

@@ -48,7 +48,7 @@ enum Loading {
     /// Through the cache.
     Cached,
     /// Past the cache, many at once: the caller reads everything and only once.
-    Ahead { buffer: Vec<u8>, start: u64 },
+    Ahead { buffer: Vec<u8>, start: u64, scratch: Vec<u8> },
 }
 
 /// The stream of one table.
@@ -100,7 +100,7 @@ impl TableSource {
     /// All records of `family`, read past the cache in large pieces.
     pub(crate) fn whole(table: Arc<Table>, family: Family) -> Result<Self> {
         let blocks = table.blocks(family);
-        let loading = Loading::Ahead { buffer: Vec::new(), start: 0 };
+        let loading = Loading::Ahead { buffer: Vec::new(), start: 0, scratch: Vec::new() };
         let mut source = Self::at(table, Direction::Forward, SeqRange::ALL, loading, blocks, None);
         source.advance()?;
         Ok(source)
@@ -238,8 +238,8 @@ impl TableSource {
         Ok(located)
     }
 
-    fn load(&mut self, handle: Handle) -> Result<Arc<Block>> {
-        let Loading::Ahead { buffer, start } = &mut self.loading else {
+    fn load(&mut self, handle: Handle) -> Result<Block> {
+        let Loading::Ahead { buffer, start, scratch } = &mut self.loading else {
             let block = self.table.block(handle, Fill::FromDisk)?;
             return block.ok_or_else(|| self.table.damaged(handle));
         };
@@ -254,7 +254,7 @@ impl TableSource {
         }
         let from = usize::try_from(handle.offset - *start).unwrap_or(usize::MAX);
         let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
-        self.table.block_from(handle, stored.unwrap_or_default())
+        self.table.block_from(handle, stored.unwrap_or_default(), scratch)
     }
 }
 

@@ -171,12 +171,13 @@ pub(crate) fn store_block(
     Handle { offset, bytes }
 }
 
-/// Checks a stored block and returns its content.
-pub(crate) fn load_block(
-    mut stored: Vec<u8>,
+/// Checks a stored block and gives its content, which lies in `stored` or in `scratch`.
+pub(crate) fn load_block<'a>(
+    stored: &'a [u8],
     birth: BirthId,
     offset: u64,
-) -> Result<Vec<u8>, &'static str> {
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], &'static str> {
     let content_bytes = stored.len().checked_sub(TRAILER_BYTES).ok_or("block is cut")?;
     let (covered, checksum) = stored.split_at(content_bytes + 8);
     if checksum != checksum::at(birth, offset, covered).to_le_bytes() {
@@ -190,17 +191,22 @@ pub(crate) fn load_block(
         return Err("block is too long");
     }
     match code {
-        CODE_NONE if raw_bytes == content_bytes => {
-            stored.truncate(content_bytes);
-            Ok(stored)
-        }
+        CODE_NONE if raw_bytes == content_bytes => Ok(content),
         CODE_LZ4 => {
-            let mut raw = vec![0; raw_bytes];
-            match lz4_flex::block::decompress_into(content, &mut raw) {
+            let raw = room(scratch, raw_bytes);
+            match lz4_flex::block::decompress_into(content, raw) {
                 Ok(n) if n == raw_bytes => Ok(raw),
                 _ => Err("block does not decompress"),
             }
         }
         _ => Err("block has an unknown compression"),
     }
+}
+
+/// The first `bytes` bytes of `buffer`, which grows as needed; they hold whatever was there.
+pub(crate) fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if buffer.len() < bytes {
+        buffer.resize(bytes, 0);
+    }
+    buffer.split_at_mut(bytes).0
 }

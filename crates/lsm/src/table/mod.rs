@@ -41,7 +41,7 @@ mod top;
 mod walk;
 mod writer;
 
-pub(crate) use block::{Block, Stored};
+pub(crate) use block::Stored;
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
 pub(crate) use format::{Handle, store_block};

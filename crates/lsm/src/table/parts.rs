@@ -1,5 +1,6 @@
 //! Reading a table file: what is read when it is opened, single blocks, all of it.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::checksum::Whole;
 use crate::error::{Error, Result};
 use crate::limits::{BLOCK_BYTES_MAX, TABLE_BYTES_MAX};
 use crate::table::fence::{Fence, Keys};
-use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
+use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block, room};
 use crate::table::partition::Partition;
 use crate::table::properties::{FamilyProperties, Properties};
 use crate::table::tombstones::TableTombstones;
@@ -50,7 +51,7 @@ impl Parts {
             .map_err(|e| Error::unreferenced("read", path, e))?;
         let footer = Footer::decode(&bytes, actual, descriptor.birth)
             .map_err(|what| Error::corrupt(path, footer_offset, what))?;
-        let load = |handle| read_block(file, path, descriptor, handle);
+        let load = |handle| read_block(file, path, descriptor, handle, <[u8]>::to_vec);
         let damaged = |handle: Handle| move |what| Error::corrupt(path, handle.offset, what);
         let (top, separators) =
             Top::decode(&load(footer.top)?, footer.top.offset).map_err(damaged(footer.top))?;
@@ -71,7 +72,7 @@ impl Parts {
     /// Every partition, read in large pieces.
     pub(super) fn partitions(&self, file: &dyn File, path: &Path) -> Result<Vec<Arc<Partition>>> {
         const READ_BYTES: u64 = 1 << 20;
-        let (mut buffer, mut start) = (Vec::new(), 0);
+        let (mut buffer, mut start, mut scratch) = (Vec::new(), 0, Vec::new());
         let mut partitions = Vec::with_capacity(self.top.len());
         for (part, handle) in (0..self.top.len()).filter_map(|p| Some((p, self.top.entry(p)?.0))) {
             if handle.bytes as usize > BLOCK_BYTES_MAX {
@@ -86,13 +87,10 @@ impl Parts {
             }
             let from = usize::try_from(handle.offset - start).unwrap_or(usize::MAX);
             let stored = buffer.get(from..from.saturating_add(handle.bytes as usize));
-            let content = load_block(
-                stored.unwrap_or_default().to_vec(),
-                self.descriptor.birth,
-                handle.offset,
-            )
-            .map_err(|what| Error::corrupt(path, handle.offset, what))?;
-            partitions.push(decode_partition(&content, path, &self.top, part)?);
+            let stored = stored.unwrap_or_default();
+            let content = load_block(stored, self.descriptor.birth, handle.offset, &mut scratch)
+                .map_err(|what| Error::corrupt(path, handle.offset, what))?;
+            partitions.push(decode_partition(content, path, &self.top, part)?);
         }
         Ok(partitions)
     }
@@ -131,8 +129,9 @@ pub(super) fn load_partition(
     let Some((handle, _)) = top.entry(part) else {
         return Err(Error::corrupt(path, 0, "table has no such partition"));
     };
-    let content = read_block(file, path, descriptor, handle)?;
-    decode_partition(&content, path, top, part)
+    read_block(file, path, descriptor, handle, |content| {
+        decode_partition(content, path, top, part)
+    })?
 }
 
 fn decode_partition(content: &[u8], path: &Path, top: &Top, part: usize) -> Result<Arc<Partition>> {
@@ -145,20 +144,42 @@ fn decode_partition(content: &[u8], path: &Path, top: &Top, part: usize) -> Resu
     }
 }
 
-pub(crate) fn read_block(
+/// Buffers for a block on its way from the disk, kept by every thread that reads: fresh memory
+/// for each block would cost more than its checksum.
+#[derive(Default)]
+struct Scratch {
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+/// Buffers longer than this are not kept.
+const SCRATCH_BYTES_MAX: usize = 256 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Reads and checks a block; `take` makes what is wanted of its content.
+pub(crate) fn read_block<T>(
     file: &dyn File,
     path: &Path,
     descriptor: &FileDescriptor,
     handle: Handle,
-) -> Result<Vec<u8>> {
+    take: impl FnOnce(&[u8]) -> T,
+) -> Result<T> {
     if handle.bytes as usize > BLOCK_BYTES_MAX {
         return Err(Error::corrupt(path, handle.offset, "block is too long"));
     }
-    let mut stored = vec![0; handle.bytes as usize];
-    file.read_exact_at(&mut stored, handle.offset)
-        .map_err(|e| missing_is_corrupt(e, path, "read"))?;
-    load_block(stored, descriptor.birth, handle.offset)
-        .map_err(|what| Error::corrupt(path, handle.offset, what))
+    let mut scratch = SCRATCH.take();
+    let stored = room(&mut scratch.stored, handle.bytes as usize);
+    file.read_exact_at(stored, handle.offset).map_err(|e| missing_is_corrupt(e, path, "read"))?;
+    let content = load_block(stored, descriptor.birth, handle.offset, &mut scratch.raw)
+        .map_err(|what| Error::corrupt(path, handle.offset, what))?;
+    let taken = take(content);
+    if scratch.stored.len().max(scratch.raw.len()) <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(scratch);
+    }
+    Ok(taken)
 }
 
 /// A file the manifest names that is missing or too short is damage, not bad luck.

@@ -14,7 +14,7 @@ use crate::blob::{BlobFile, BlobRef};
 use crate::error::{Error, Result};
 use crate::graveyard::{Grave, Graveyard};
 use crate::shared::{BlockKey, Shared};
-use crate::table::block::{Block, Found, Stored};
+use crate::table::block::{Block, Found, Parsed, Stored};
 use crate::table::format::{Handle, load_block};
 use crate::table::partition::{PartRef, Partition};
 use crate::table::parts::{Parts, Section, load_partition, missing_is_corrupt, read_block};
@@ -369,7 +369,7 @@ impl Table {
                         let stored = block.stored(&found).ok_or_else(|| self.damaged(handle))?;
                         let value = match stored {
                             Stored::Tombstone => return decided(Lookup::Found(None)),
-                            Stored::Inline(_) => block.share(found.value),
+                            Stored::Inline(_) => return decided(inline(block, found)),
                             Stored::Blob(reference) => match self.blob(reference, fill)? {
                                 Some(value) => value,
                                 None => return decided(Lookup::NeedsIo),
@@ -444,29 +444,43 @@ impl Table {
     }
 
     /// A data block, from the cache or the disk; `None` if neither is allowed to have it.
-    pub(crate) fn block(&self, handle: Handle, fill: Fill) -> Result<Option<Arc<Block>>> {
+    #[inline]
+    pub(crate) fn block(&self, handle: Handle, fill: Fill) -> Result<Option<Block>> {
         let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
-        if let Some(block) = self.home.shared.cached_block(&key) {
-            return Ok(Some(block));
+        match self.home.shared.cached_content(&key) {
+            Some(content) => self.decode(content, handle).map(Some),
+            None => self.read_uncached(key, handle, fill),
         }
+    }
+
+    fn read_uncached(&self, key: BlockKey, handle: Handle, fill: Fill) -> Result<Option<Block>> {
         if fill == Fill::CacheOnly {
             return Ok(None);
         }
         let file = self.file()?;
-        let content = read_block(file.as_ref(), &self.path, &self.descriptor, handle)?;
-        let block = Arc::new(self.decode(content, handle)?);
-        self.home.shared.cache_block(key, block.clone());
+        let content: Arc<[u8]> =
+            read_block(file.as_ref(), &self.path, &self.descriptor, handle, |content| {
+                content.into()
+            })?;
+        let block = self.decode(content, handle)?;
+        self.home.shared.cache_content(key, block.content().clone());
         Ok(Some(block))
     }
 
     /// A data block out of `stored`, its bytes as they lie in the file; the cache is left alone.
-    pub(crate) fn block_from(&self, handle: Handle, stored: &[u8]) -> Result<Arc<Block>> {
-        let content = load_block(stored.to_vec(), self.descriptor.birth, handle.offset)
+    pub(crate) fn block_from(
+        &self,
+        handle: Handle,
+        stored: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<Block> {
+        let content = load_block(stored, self.descriptor.birth, handle.offset, scratch)
             .map_err(|what| Error::corrupt(&self.path, handle.offset, what))?;
-        self.decode(content, handle).map(Arc::new)
+        self.decode(content.into(), handle)
     }
 
-    fn decode(&self, content: Vec<u8>, handle: Handle) -> Result<Block> {
+    #[inline]
+    fn decode(&self, content: Arc<[u8]>, handle: Handle) -> Result<Block> {
         Block::new(content).map_err(|what| Error::corrupt(&self.path, handle.offset, what))
     }
 
@@ -532,6 +546,12 @@ impl Drop for Table {
             self.home.graveyard.bury(Grave::File(std::mem::take(&mut self.path)));
         }
     }
+}
+
+/// A record whose value lies in `block`; it keeps the block in memory.
+fn inline(block: Block, found: Parsed) -> Lookup {
+    let value = block.into_bytes().slice(found.value);
+    Lookup::Found(Some(Record { seq: found.seq, ordinal: found.ordinal, value }))
 }
 
 /// What the blocks of a partition say about a key.

@@ -1,7 +1,7 @@
 //! Walking the records of one block, either way.
 
+use std::cell::OnceCell;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,7 +10,9 @@ use crate::table::block::{Block, Parsed, Position, Stored};
 /// Stands at a record of a block, with its key put together. Its methods that move return `None`
 /// if the block is damaged, and whether they found a record otherwise.
 pub(crate) struct BlockWalk {
-    block: Option<Arc<Block>>,
+    block: Option<Block>,
+    /// The block's content as a buffer, once a value was shared.
+    bytes: OnceCell<Bytes>,
     key: Vec<u8>,
     record: Option<Parsed>,
     /// Going forward: where the next record begins.
@@ -27,6 +29,7 @@ impl BlockWalk {
     pub(crate) fn new() -> Self {
         Self {
             block: None,
+            bytes: OnceCell::new(),
             key: Vec::new(),
             record: None,
             next: Position::default(),
@@ -37,30 +40,26 @@ impl BlockWalk {
     }
 
     /// Enters `block` in front of its first record; with `from`, of one not behind `from`'s first.
-    pub(crate) fn enter_forward(&mut self, block: Arc<Block>, from: Option<&[u8]>) -> Option<()> {
+    pub(crate) fn enter_forward(&mut self, block: Block, from: Option<&[u8]>) -> Option<()> {
         let restart = from.map_or(Some(0), |key| block.seek_restart(key, u64::MAX))?;
         self.key.clear();
         self.next = block.restart(restart)?;
-        self.block = Some(block);
+        (self.block, self.bytes) = (Some(block), OnceCell::new());
         Some(())
     }
 
     /// Enters `block` behind its last record; with `before`, behind the last one before it.
-    pub(crate) fn enter_backward(
-        &mut self,
-        block: Arc<Block>,
-        before: Option<&[u8]>,
-    ) -> Option<()> {
+    pub(crate) fn enter_backward(&mut self, block: Block, before: Option<&[u8]>) -> Option<()> {
         let last = block.restarts() - 1;
         self.intervals = 1 + before.map_or(Some(last), |key| block.seek_restart(key, u64::MAX))?;
         self.before.clear();
-        self.block = Some(block);
+        (self.block, self.bytes) = (Some(block), OnceCell::new());
         Some(())
     }
 
     /// Leaves the block; there is no record.
     pub(crate) fn leave(&mut self) {
-        self.block = None;
+        (self.block, self.bytes) = (None, OnceCell::new());
         self.record = None;
     }
 
@@ -82,10 +81,9 @@ impl BlockWalk {
 
     /// The stored value sharing the block's memory; empty for a tombstone.
     pub(crate) fn share(&self) -> Bytes {
-        match (&self.record, &self.block) {
-            (Some(record), Some(block)) => block.share(record.value.clone()),
-            _ => Bytes::new(),
-        }
+        let (Some(record), Some(block)) = (&self.record, &self.block) else { return Bytes::new() };
+        let bytes = self.bytes.get_or_init(|| block.clone().into_bytes());
+        bytes.slice(record.value.clone())
     }
 
     /// Moves to the next record.

@@ -69,7 +69,7 @@ fn record_of_the_same_batch_stays_if_its_ordinal_is_not_smaller() {
 fn deleted_interval_gives_its_place_back_without_another_write() {
     for family in [Family::Data, Family::Lease] {
         let mut world = World::new(small_options());
-        fill(&mut world, family, 2_000, 60);
+        fill(&mut world, family, 2_500, 60);
         world.write(&[(Family::Meta, Bytes::from("stays"), Some(Bytes::from("here")))]);
         let full = used_bytes(&world);
         assert!(full > 60 << 10, "{full}");
