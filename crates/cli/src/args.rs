@@ -300,6 +300,15 @@ pub enum Cluster {
     },
 }
 
+/// How the replicas of a keyspace merge their tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compaction {
+    /// Little dead data and few places to look, for more rewriting.
+    Leveled,
+    /// Less rewriting, for up to twice the space and more places to look.
+    Tiered,
+}
+
 /// `holdfast keyspace …`
 #[derive(Debug, Subcommand)]
 pub enum Keyspace {
@@ -316,6 +325,9 @@ pub enum Keyspace {
         /// latest, manual, a duration (10m), or a number of revisions.
         #[arg(long, default_value = "10m", value_parser = history)]
         history: holdfast_model::History,
+        /// How tables are merged: tiered for data that is written much and read little.
+        #[arg(long, default_value = "leveled")]
+        compaction: Compaction,
     },
     /// All keyspaces.
     List,

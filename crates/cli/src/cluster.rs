@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use holdfast_client::Error;
-use holdfast_model::{ClusterMap, History, KeyspaceDescriptor, RangeId, ReplicaRole};
+use holdfast_model::{ClusterMap, Compaction, History, KeyspaceDescriptor, RangeId, ReplicaRole};
 use holdfast_wire::v1;
 use serde_json::json;
 use tonic::Status;
 
 use crate::admin;
-use crate::args::{Cli, Cluster, Keyspace, Output};
+use crate::args::{self, Cli, Cluster, Keyspace, Output};
 use crate::exit::{Exit, refused};
 use crate::output::{self, Table};
 
@@ -249,11 +249,19 @@ fn history_text(history: History) -> String {
     }
 }
 
+fn compaction_text(compaction: Compaction) -> &'static str {
+    match compaction {
+        Compaction::Leveled => "leveled",
+        Compaction::Tiered => "tiered",
+    }
+}
+
 fn keyspace_json(keyspace: &KeyspaceDescriptor) -> serde_json::Value {
     json!({
         "id": keyspace.id.0, "name": keyspace.name, "ranges": keyspace.ranges,
         "replication_factor": keyspace.replication_factor,
         "history": history_text(keyspace.history),
+        "compaction": compaction_text(keyspace.compaction),
     })
 }
 
@@ -307,13 +315,17 @@ async fn transfer(cli: &Cli, range: u64, to: u64) -> Result<Exit> {
 /// What the cluster answered.
 pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
     match command {
-        Keyspace::Create { name, ranges, replication_factor, history } => {
+        Keyspace::Create { name, ranges, replication_factor, history, compaction } => {
             let mut client = any(cli, CREATE_LIMIT).await?;
             let request = v1::CreateKeyspaceRequest {
                 name: name.clone(),
                 ranges: *ranges,
                 replication_factor: *replication_factor,
                 history: Some((*history).into()),
+                compaction: match compaction {
+                    args::Compaction::Leveled => v1::Compaction::Leveled.into(),
+                    args::Compaction::Tiered => v1::Compaction::Tiered.into(),
+                },
             };
             client
                 .create_keyspace(admin::within(CREATE_LIMIT, request))

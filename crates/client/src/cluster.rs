@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use holdfast_model::{ClusterId, ClusterMap, History, KeyspaceDescriptor, NodeId, RangeId};
+use holdfast_model::{
+    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, NodeId, RangeId,
+};
 use holdfast_runtime::sleep;
 use holdfast_wire::v1::{self, ErrorCode};
 use prost::Message;
@@ -17,6 +19,20 @@ use crate::transport::{Connection, Failure};
 const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before a node that could not be reached is tried again.
 const NODE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a keyspace is created with; the default is that of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceOptions {
+    /// A power of two, 1 … 256; 0 = 8.
+    pub ranges: u32,
+    /// 0 = the cluster's.
+    pub replication_factor: u32,
+    /// How long old versions stay; absent = 10 minutes.
+    pub history: Option<History>,
+    /// How tables are merged: tiered for data that is written much and read little. It cannot be
+    /// changed later.
+    pub compaction: Compaction,
+}
 
 impl Client {
     /// Calls about the cluster itself.
@@ -201,11 +217,26 @@ impl Cluster {
         replication_factor: u32,
         history: Option<History>,
     ) -> Result<KeyspaceDescriptor, Error> {
+        let options =
+            KeyspaceOptions { ranges, replication_factor, history, ..KeyspaceOptions::default() };
+        self.create_keyspace_with(name, options).await
+    }
+
+    /// Creates a keyspace with these settings and answers when all its ranges are served.
+    ///
+    /// # Errors
+    /// As [`Cluster::create_keyspace`].
+    pub async fn create_keyspace_with(
+        &self,
+        name: &str,
+        options: KeyspaceOptions,
+    ) -> Result<KeyspaceDescriptor, Error> {
         let request = v1::CreateKeyspaceRequest {
             name: name.to_owned(),
-            ranges,
-            replication_factor,
-            history: history.map(Into::into),
+            ranges: options.ranges,
+            replication_factor: options.replication_factor,
+            history: options.history.map(Into::into),
+            compaction: v1::Compaction::from(options.compaction).into(),
         };
         let answer = self.change(&method::KEYSPACE_CREATE, &request).await?;
         descriptor(answer.keyspace)

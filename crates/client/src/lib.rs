@@ -52,7 +52,7 @@ mod write;
 
 pub use batch::{Batch, BatchAnswer, BatchGet, BatchGetAnswer};
 pub use client::{Client, ClientBuilder};
-pub use cluster::{Cluster, Founded, NodeStatus, ReplicaStatus};
+pub use cluster::{Cluster, Founded, KeyspaceOptions, NodeStatus, ReplicaStatus};
 pub use counter::{COUNTER_SHARDS_MAX, Counter};
 pub use doors::Doors;
 pub use election::{Election, Leader, Leaders, Leadership};

@@ -411,6 +411,7 @@ mod tests {
             ranges: 4,
             replication_factor: 2,
             history: History::default(),
+            compaction: Default::default(),
         };
         map.keyspaces.insert(space.name.clone(), space);
         for (index, span) in Span::split_ring(4).into_iter().enumerate() {

@@ -267,6 +267,11 @@ impl Engine {
         replace::destroy(&self.tree)
     }
 
+    /// The options it was opened with.
+    pub fn options(&self) -> &EngineOptions {
+        &self.tree.options
+    }
+
     /// Sizes and counters now. Cost: a walk over the list of tables.
     pub fn stats(&self) -> Stats {
         Stats::of(&self.tree)

@@ -45,6 +45,16 @@ pub struct NodeDescriptor {
     pub weight_milli: u32,
 }
 
+/// How the storage engine of a replica merges its tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compaction {
+    /// Levels of growing size: little dead data and few places to look, for more rewriting.
+    #[default]
+    Leveled,
+    /// Runs of growing size: less rewriting, for up to twice the space and more places to look.
+    Tiered,
+}
+
 /// A named collection of keys with its own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyspaceDescriptor {
@@ -58,6 +68,8 @@ pub struct KeyspaceDescriptor {
     pub replication_factor: u32,
     /// How long old versions stay.
     pub history: History,
+    /// How tables are merged; set once.
+    pub compaction: Compaction,
 }
 
 /// Whether a replica counts in quorums.
@@ -223,6 +235,7 @@ mod tests {
                 ranges: count,
                 replication_factor: 3,
                 history: History::default(),
+                compaction: Compaction::default(),
             },
         );
         for (i, span) in Span::split_ring(count).into_iter().enumerate() {

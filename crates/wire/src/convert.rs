@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use holdfast_model::{
-    ClusterId, ClusterMap, History, KeyspaceDescriptor, KeyspaceId, NodeDescriptor, NodeId,
-    RangeDescriptor, RangeEpoch, RangeId, ReplicaDescriptor, ReplicaId, ReplicaRole, Revision,
-    Span,
+    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceId, NodeDescriptor,
+    NodeId, RangeDescriptor, RangeEpoch, RangeId, ReplicaDescriptor, ReplicaId, ReplicaRole,
+    Revision, Span,
 };
 
 use crate::v1;
@@ -87,6 +87,25 @@ impl TryFrom<v1::History> for History {
     }
 }
 
+impl From<Compaction> for v1::Compaction {
+    fn from(compaction: Compaction) -> Self {
+        match compaction {
+            Compaction::Leveled => Self::Leveled,
+            Compaction::Tiered => Self::Tiered,
+        }
+    }
+}
+
+impl From<v1::Compaction> for Compaction {
+    /// What is not known (of a later version) is leveled: it only costs.
+    fn from(compaction: v1::Compaction) -> Self {
+        match compaction {
+            v1::Compaction::Unspecified | v1::Compaction::Leveled => Self::Leveled,
+            v1::Compaction::Tiered => Self::Tiered,
+        }
+    }
+}
+
 impl From<&KeyspaceDescriptor> for v1::Keyspace {
     fn from(k: &KeyspaceDescriptor) -> Self {
         Self {
@@ -95,6 +114,7 @@ impl From<&KeyspaceDescriptor> for v1::Keyspace {
             ranges: k.ranges,
             replication_factor: k.replication_factor,
             history: Some(k.history.into()),
+            compaction: v1::Compaction::from(k.compaction).into(),
         }
     }
 }
@@ -107,7 +127,9 @@ impl TryFrom<v1::Keyspace> for KeyspaceDescriptor {
             return Err(bad("keyspace", "no name"));
         }
         let history = k.history.ok_or_else(|| bad("keyspace", "no history"))?;
+        let compaction = k.compaction().into();
         Ok(Self {
+            compaction,
             id: KeyspaceId(k.id),
             name: k.name,
             ranges: k.ranges,
@@ -224,6 +246,7 @@ mod tests {
             ranges: 2,
             replication_factor: 3,
             history: History::default(),
+            compaction: Compaction::Tiered,
         };
         map.keyspaces.insert(keyspace.name.clone(), keyspace);
         for (i, span) in Span::split_ring(2).into_iter().enumerate() {

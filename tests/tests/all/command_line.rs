@@ -280,7 +280,8 @@ fn the_state_of_the_cluster_is_shown_for_people_and_for_programs() {
 fn a_keyspace_is_created_altered_listed_and_dropped() {
     shared(async |cluster| {
         let cli = cluster.cli();
-        let create = "-o json keyspace create cli-space --ranges 2 --history 90s";
+        let create =
+            "-o json keyspace create cli-space --ranges 2 --history 90s --compaction tiered";
         let created = json(&cli.run(create)?.expect_code(0)?)?;
         ensure!(created["keyspace"] == "cli-space", "{created}");
         let history = || -> Result<Option<Value>> {
@@ -289,6 +290,13 @@ fn a_keyspace_is_created_altered_listed_and_dropped() {
             Ok(spaces.find(|space| space["name"] == "cli-space").map(|s| s["history"].clone()))
         };
         ensure!(history()? == Some("90s".into()), "{:?}", history()?);
+        let list = json(&cli.run("-o json keyspace list")?.expect_code(0)?)?;
+        let compaction = |name: &str| {
+            let mut spaces = list.as_array().into_iter().flatten();
+            spaces.find(|space| space["name"] == name).map(|s| s["compaction"].clone())
+        };
+        ensure!(compaction("cli-space") == Some("tiered".into()), "{list}");
+        ensure!(compaction("default") == Some("leveled".into()), "{list}");
         cli.run("keyspace alter cli-space --history latest")?.expect_code(0)?;
         ensure!(history()? == Some("latest".into()), "{:?}", history()?);
         cli.run("--keyspace cli-space put k v")?.expect_code(0)?;

@@ -174,6 +174,7 @@ const STORAGE: [&str; 26] = [
     "holdfast_open_table_files",
     "holdfast_blocks_read",
     "holdfast_table_bytes",
+    "holdfast_tiered_replicas",
     "holdfast_table_records",
     "holdfast_table_garbage_records",
     "holdfast_flush_queue",
@@ -195,6 +196,8 @@ async fn move_storage(cluster: &mut Cluster, moved: &mut Moved) -> Result<()> {
     let create = cluster.cli().run("keyspace create load --ranges 1 --history latest")?;
     create.expect_code(0)?;
     moved.look(cluster, 1);
+    let create = cluster.cli().run("keyspace create runs --ranges 1 --compaction tiered")?;
+    create.expect_code(0)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = load(&client.keyspace("load"), &stop);
     let end = Instant::now() + PATIENCE;

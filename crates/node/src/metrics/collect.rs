@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_env::{Clock, Disk};
+use holdfast_lsm::CompactionStyle;
 use holdfast_replica::Role;
 use holdfast_runtime::Pool;
 use prometheus_client::collector::Collector;
@@ -193,9 +194,11 @@ impl Sources {
             memory.blocks_read,
         )?;
         let mut total = holdfast_lsm::Stats::default();
-        let mut table_bytes = 0;
+        let (mut table_bytes, mut tiered) = (0, 0u64);
         for hosted in self.registry.hosted().values() {
             let stats = hosted.engine.stats();
+            let style = hosted.engine.options().compaction_style;
+            tiered += u64::from(style == CompactionStyle::Tiered);
             table_bytes += stats.level_bytes.iter().sum::<u64>() + stats.blob_bytes;
             total.sealed_memtables += stats.sealed_memtables;
             total.records += stats.records;
@@ -213,6 +216,7 @@ impl Sources {
             total.dropped_records += stats.dropped_records;
         }
         page.gauge("table_bytes", "Size of all tables", table_bytes)?;
+        page.gauge("tiered_replicas", "Replicas with tiered tables", tiered)?;
         page.gauge("table_records", "Records in all tables", total.records)?;
         page.gauge("table_garbage_records", "Records nobody reads", total.garbage_records)?;
         page.gauge("flush_queue", "Memtables that wait for a flush", total.sealed_memtables)?;

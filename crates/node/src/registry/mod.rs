@@ -233,7 +233,9 @@ impl Registry {
     ) -> Result<Arc<Hosted>, RegistryError> {
         let range = parsed(&descriptor)?;
         let registry = self.clone();
-        let opening = self.inner.deps.pool.run(move || registry.inner.store.open_engine(group));
+        let compaction = descriptor.compaction().into();
+        let opening = move || registry.inner.store.open_engine(group, compaction);
+        let opening = self.inner.deps.pool.run(opening);
         let engine = opening.await.map_err(|_| RegistryError::Stopped)??;
         let replica =
             Replica::open(self.options(group, &descriptor)?, self.deps_for(&engine, group));

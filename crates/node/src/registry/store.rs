@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use holdfast_env::{Clock, Disk, Entropy};
 use holdfast_journal::{GroupId, Journal, JournalOptions, Step, Writer};
-use holdfast_lsm::{Engine, EngineOptions, Shared, SharedOptions};
+use holdfast_lsm::{CompactionStyle, Engine, EngineOptions, Shared, SharedOptions};
+use holdfast_model::Compaction;
 use holdfast_runtime::Thread;
 use holdfast_wire::system::v1::ReplicaDescriptor;
 use parking_lot::Mutex;
@@ -118,7 +119,15 @@ impl Store {
     }
 
     /// Opens the engine of a replica, on a thread that may wait for the disk.
-    pub(super) fn open_engine(&self, group: GroupId) -> Result<Arc<Engine>, RegistryError> {
+    pub(super) fn open_engine(
+        &self,
+        group: GroupId,
+        compaction: Compaction,
+    ) -> Result<Arc<Engine>, RegistryError> {
+        let compaction_style = match compaction {
+            Compaction::Leveled => CompactionStyle::Leveled,
+            Compaction::Tiered => CompactionStyle::Tiered,
+        };
         let dir = self.replica_dir(group);
         self.doors.disk.create_dir_all(&dir)?;
         let journal = self.journal.clone();
@@ -128,7 +137,7 @@ impl Store {
             &dir,
             self.memory.clone(),
             Arc::new(move || journal.durable()),
-            self.engine_options.clone(),
+            EngineOptions { compaction_style, ..self.engine_options.clone() },
         )?;
         Ok(Arc::new(engine))
     }

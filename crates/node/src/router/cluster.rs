@@ -84,6 +84,7 @@ impl Cluster for Gateway {
             if let Some(history) = request.history {
                 history_of(history)?;
             }
+            compaction_of(request.compaction)?;
             self.parts.admin.create_keyspace(call, request).await
         }
         .boxed()
@@ -162,6 +163,14 @@ fn ranges(ranges: u32) -> Result<(), ApiError> {
 
 fn replication_factor(factor: u32) -> Result<(), ApiError> {
     at_most("replication factor", REPLICATION_FACTOR_MAX as usize, factor as usize)
+}
+
+/// Refuses a style nobody here knows.
+fn compaction_of(compaction: i32) -> Result<(), ApiError> {
+    match v1::Compaction::try_from(compaction) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ApiError::Invalid("compaction: neither leveled nor tiered".into())),
+    }
 }
 
 fn history_of(history: v1::History) -> Result<(), ApiError> {

@@ -150,6 +150,7 @@ mod tests {
             ranges: 4,
             replication_factor: 1,
             history: Default::default(),
+            compaction: Default::default(),
         };
         map.keyspaces.insert("default".into(), space);
         for (i, span) in Span::split_ring(4).into_iter().enumerate() {

@@ -436,6 +436,7 @@ pub(super) fn descriptors(
                 replica_id: replica,
                 node_id: node.0,
                 history: keyspace.and_then(|k| k.history),
+                compaction: keyspace.map_or(0, |k| k.compaction),
                 keyspace: keyspace.map(|k| k.name.clone()).unwrap_or_default(),
                 founder: range.leader_node_id == node.0,
             }

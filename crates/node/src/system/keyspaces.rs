@@ -110,6 +110,7 @@ impl System {
             },
             replication_factor: factor.clamp(1, most.max(1)),
             history: Some(request.history.unwrap_or_else(|| History::default().into())),
+            compaction: request.compaction,
         };
         let existing: Placement =
             map.ranges.values().map(|r| plan::placement_of(&r.into())).collect();

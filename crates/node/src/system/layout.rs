@@ -202,6 +202,7 @@ pub(super) fn system_keyspace(replication_factor: u32) -> v1::Keyspace {
         ranges: 1,
         replication_factor,
         history: Some(holdfast_model::History::default().into()),
+        compaction: v1::Compaction::Leveled.into(),
     }
 }
 

@@ -109,6 +109,7 @@ pub(super) fn beginning(nodes: &[v1::Node], replication_factor: u32) -> (Beginni
         ranges,
         replication_factor: replication_factor.min(count),
         history: Some(history.into()),
+        compaction: v1::Compaction::Leveled.into(),
     };
     let system_replicas = if count >= SYSTEM_REPLICAS_MAX {
         SYSTEM_REPLICAS_MAX

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::Compaction;
 use holdfast_runtime::timeout;
 use holdfast_wire::v1::{
     self, ErrorCode, cluster_client::ClusterClient, lock_client::LockClient, watch_request,
@@ -166,7 +167,7 @@ async fn ranges_that_a_node_does_not_host_are_read_scanned_and_watched_through_i
         name: "thin".into(),
         ranges: 4,
         replication_factor: 1,
-        history: None,
+        ..Default::default()
     };
     let mut request = tonic::Request::new(create);
     request.set_timeout(Duration::from_secs(60));
@@ -220,4 +221,35 @@ async fn ranges_that_a_node_does_not_host_are_read_scanned_and_watched_through_i
     for node in nodes {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_a_tiered_keyspace_are_tiered_and_still_are_after_a_restart() {
+    let mut node = Running::single().await;
+    let tiered = |node: &Running| {
+        let page = node.node.metrics().render().unwrap();
+        let line = page.lines().find(|line| line.starts_with("holdfast_tiered_replicas"));
+        line.unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(tiered(&node), "0");
+    let create = |name: &str, compaction: i32| v1::CreateKeyspaceRequest {
+        name: name.into(),
+        ranges: 2,
+        compaction,
+        ..Default::default()
+    };
+    let mut cluster = ClusterClient::new(node.channel().await);
+    let request = create("runs", v1::Compaction::Tiered.into());
+    let created = cluster.create_keyspace(request).await.unwrap().into_inner().keyspace.unwrap();
+    assert_eq!(created.compaction(), v1::Compaction::Tiered);
+    cluster.create_keyspace(create("levels", 0)).await.unwrap();
+    let status = cluster.create_keyspace(create("other", 7)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(tiered(&node), "2");
+    node = node.restarted().await;
+    assert_eq!(tiered(&node), "2");
+    let keyspaces = node.node.map().load().keyspaces.clone();
+    assert_eq!(keyspaces["runs"].compaction, Compaction::Tiered);
+    assert_eq!(keyspaces["levels"].compaction, Compaction::Leveled);
+    node.stop().await;
 }

@@ -71,6 +71,17 @@ impl Running {
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
+    /// The same node, stopped and started again.
+    pub async fn restarted(self) -> Self {
+        let Self { node, host, _dir } = self;
+        node.shutdown(Duration::from_secs(2)).await;
+        drop(node);
+        let node = start(_dir.path(), &host, true).await;
+        let running = Self { node, host, _dir };
+        running.ready().await;
+        running
+    }
+
     pub async fn stop(self) {
         self.node.shutdown(Duration::from_secs(2)).await;
     }
