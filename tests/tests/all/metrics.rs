@@ -160,7 +160,7 @@ fn load(client: &Client, stop: &Arc<AtomicBool>) -> JoinSet<Result<()>> {
 }
 
 /// What only a node with much to do shows.
-const STORAGE: [&str; 26] = [
+const STORAGE: [&str; 27] = [
     "holdfast_blocking_queue",
     "holdfast_in_flight_bytes",
     "holdfast_disk_available_bytes",
