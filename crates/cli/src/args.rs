@@ -398,8 +398,12 @@ pub enum Workload {
     Mixed,
     /// Compare-and-swap by revision, one key per client.
     Cas,
-    /// All of them on own nodes, beside a gRPC echo.
+    /// All of these on own nodes, beside a gRPC echo.
     Suite,
+    /// On own nodes: `--keys` records on three replicas, SIGKILL, how long until all is served.
+    Restart,
+    /// On own nodes: `--keys` keys that expire within one second, beside other clients.
+    Expiry,
 }
 
 /// `holdfast local …`

@@ -14,7 +14,9 @@ use crate::decode::{Body, Decoded, decode};
 use crate::prefetch::Prepared;
 use crate::progress::Progress;
 use crate::reader::{Published, Reader, SharedState, first_due_ms};
-use crate::records::{COMPACTED, CompactedRecord, MARKS, MarksRecord, TRUTH, unseal};
+use crate::records::{
+    COMPACTED, Class, CompactedRecord, Floors, MARKS, MarksRecord, TRUTH, unseal,
+};
 use crate::sessions::Sessions;
 use crate::working::Working;
 use crate::{Applied, ApplyResult, Error, LogEntry, LogPosition, Result, Truth};
@@ -31,7 +33,7 @@ pub struct StateMachine {
     shared: Arc<SharedState>,
     progress: Progress,
     sessions: Sessions,
-    expiry_floor_ms: u64,
+    floors: Floors,
     /// Entries removed from the expiry index since its floor was last looked for.
     unindexed: u64,
     poisoned: bool,
@@ -52,7 +54,7 @@ impl StateMachine {
             sessions: Sessions::default(),
             engine,
             shared,
-            expiry_floor_ms: 0,
+            floors: Floors::default(),
             unindexed: 0,
             poisoned: false,
         };
@@ -123,7 +125,8 @@ impl StateMachine {
         self.engine.set_watermark(published.compacted);
         self.shared.published.store(Arc::new(published));
         self.sessions = Sessions::load(&self.engine, point)?;
-        self.expiry_floor_ms = first_due_ms(&self.engine, 0)?.unwrap_or(point.clock_ms);
+        self.floors = Floors::default();
+        self.raise_floors(point.clock_ms)?;
         self.unindexed = 0;
         self.publish_counters();
         Ok(())
@@ -161,7 +164,7 @@ impl StateMachine {
         }
         let decoded = decode(entries, self.progress.next_index())?;
         let base = self.progress.applied().point;
-        Prepared::new(&self.engine, base, decoded, self.expiry_floor_ms)
+        Prepared::new(&self.engine, base, decoded, self.floors)
     }
 
     /// Carries out committed entries, in the order of the log.
@@ -208,7 +211,7 @@ impl StateMachine {
     ) -> Result<ApplyResult> {
         let Prepared { decoded, known, base, .. } = prepared;
         let positions: Vec<LogPosition> = decoded.iter().map(|entry| entry.position).collect();
-        let work = Working::new(&self.engine, base, known, self.expiry_floor_ms);
+        let work = Working::new(&self.engine, base, known, self.floors);
         let published = self.shared.published.load_full();
         let mut applier = Applier::new(work, &mut self.sessions, &published);
         let mut outcomes = Vec::with_capacity(positions.len());
@@ -224,7 +227,7 @@ impl StateMachine {
             });
         }
         let changes = applier.finish(last, memberships.last());
-        self.expiry_floor_ms = changes.expiry_floor_ms;
+        self.floors = changes.floors;
         self.unindexed += changes.unindexed;
         // Before the batch: a reader may refuse what it could still have, never the reverse.
         if let Some(published) = changes.published {
@@ -240,7 +243,11 @@ impl StateMachine {
         }
         self.progress.advance(positions.into_iter(), memberships, changes.point);
         self.progress.forget_before(self.engine.durable_point());
-        self.raise_expiry_floor()?;
+        if self.unindexed >= UNINDEXED_MAX {
+            self.unindexed = 0;
+            self.raise_floors(changes.point.clock_ms)?;
+            self.publish_counters();
+        }
         Ok(ApplyResult {
             outcomes,
             events: changes.events,
@@ -263,22 +270,20 @@ impl StateMachine {
 
     fn publish_counters(&self) {
         let shared = &self.shared;
-        shared.expiry_floor_ms.store(self.expiry_floor_ms, Ordering::Release);
+        shared.floors.store(Arc::new(self.floors));
         shared.sessions.store(self.sessions.len(), Ordering::Relaxed);
         shared.session_answers.store(self.sessions.answers(), Ordering::Relaxed);
         shared.session_bytes.store(self.sessions.bytes(), Ordering::Relaxed);
     }
 
-    /// Looks for the first live entry of the expiry index once many were removed.
-    fn raise_expiry_floor(&mut self) -> Result<()> {
-        if self.unindexed < UNINDEXED_MAX {
-            return Ok(());
+    /// Looks for the first live entry of each class of the expiry index; where there is none, no
+    /// later one can be due before `clock_ms`.
+    fn raise_floors(&mut self, clock_ms: u64) -> Result<()> {
+        for class in Class::ALL {
+            let floor_ms = self.floors.of(class);
+            let first = first_due_ms(&self.engine, class, floor_ms)?;
+            self.floors.set(class, first.unwrap_or(clock_ms).max(floor_ms));
         }
-        self.unindexed = 0;
-        let clock_ms = self.progress.applied().point.clock_ms;
-        let first = first_due_ms(&self.engine, self.expiry_floor_ms)?;
-        self.expiry_floor_ms = first.unwrap_or(clock_ms).max(self.expiry_floor_ms);
-        self.publish_counters();
         Ok(())
     }
 }

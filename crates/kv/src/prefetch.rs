@@ -16,7 +16,8 @@ use holdfast_model::LeaseId;
 use crate::command::{Command, Operation, Txn, TxnOperation, TxnStep};
 use crate::decode::{Body, Decoded};
 use crate::records::{
-    Attachment, Due, LockRecord, Subject, attachment_from_key, attachments_of, lease_key, unseal,
+    Attachment, Class, Due, Floors, LockRecord, Subject, attachment_from_key, attachments_of,
+    lease_key, unseal,
 };
 use crate::working::{KeyMap, decode, interval};
 use crate::{Entry, Result};
@@ -44,8 +45,9 @@ enum Need {
     Attached(LeaseId),
     /// The keys of an interval.
     Interval(Bytes, Bytes),
-    /// What the expiry index holds in this stretch of range time, and how much of it counts.
-    Due(u64, u64, usize),
+    /// What a class of the expiry index holds in this stretch of range time, and how much of it
+    /// counts.
+    Due(Class, u64, u64, usize),
 }
 
 /// Entries that are decoded and checked, with what is known of what they ask for.
@@ -73,7 +75,7 @@ impl Prepared {
         engine: &Arc<Engine>,
         base: ReadPoint,
         decoded: Vec<Decoded>,
-        expiry_floor_ms: u64,
+        floors: Floors,
     ) -> Result<Self> {
         let mut look = Look::new(engine, base, false);
         for entry in &decoded {
@@ -81,7 +83,7 @@ impl Prepared {
                 let clock_ms = envelope.stamp_ms.max(base.clock_ms);
                 for Command { items, .. } in &envelope.commands {
                     for operation in items.iter().filter_map(|item| item.operation.as_ref()) {
-                        look.operation(operation, expiry_floor_ms, clock_ms)?;
+                        look.operation(operation, floors, clock_ms)?;
                     }
                 }
             }
@@ -139,7 +141,7 @@ impl<'a> Look<'a> {
         Self { engine, base, waits, known: Known::default(), cold: BTreeSet::new() }
     }
 
-    fn operation(&mut self, operation: &Operation, floor_ms: u64, clock_ms: u64) -> Result<()> {
+    fn operation(&mut self, operation: &Operation, floors: Floors, clock_ms: u64) -> Result<()> {
         match operation {
             Operation::Put(put) => {
                 self.need(Need::Key(put.key.clone()))?;
@@ -161,9 +163,12 @@ impl<'a> Look<'a> {
             }
             Operation::LockKeepAlive(keep) => self.need(Need::Lock(keep.name.clone())),
             Operation::LockRelease(release) => self.need(Need::Lock(release.name.clone())),
-            Operation::Expire(expire) if floor_ms <= clock_ms => {
-                let keys = usize::try_from(expire.keys_max).unwrap_or(WALK_MAX).min(WALK_MAX);
-                self.need(Need::Due(floor_ms, clock_ms, keys))
+            Operation::Expire(expire) => {
+                let most = usize::try_from(expire.keys_max).unwrap_or(WALK_MAX).min(WALK_MAX);
+                let is_due = |class: &Class| floors.of(*class) <= clock_ms;
+                Class::ALL.into_iter().filter(is_due).try_for_each(|class| {
+                    self.need(Need::Due(class, floors.of(class), clock_ms, most))
+                })
             }
             // What is left is in memory: sessions, and the few records about the range itself.
             _ => Ok(()),
@@ -214,7 +219,7 @@ impl<'a> Look<'a> {
             _ if !self.waits => false,
             Need::Attached(id) => self.attached(*id)?,
             Need::Interval(start, end) => self.walk(start, end)?,
-            Need::Due(from_ms, to_ms, keys) => self.due(*from_ms, *to_ms, *keys)?,
+            Need::Due(class, from_ms, to_ms, most) => self.due(*class, *from_ms, *to_ms, *most)?,
         };
         if !is_there {
             self.cold.insert(need);
@@ -291,12 +296,14 @@ impl<'a> Look<'a> {
         Ok(true)
     }
 
-    fn due(&mut self, from_ms: u64, to_ms: u64, keys: usize) -> Result<bool> {
-        let last = Due::first_key(to_ms.saturating_add(1));
-        let bounds = (Bound::Included(Due::first_key(from_ms)), Bound::Excluded(last));
-        for found in self.engine.scan(Family::Expiry, bounds, self.base, false)?.take(keys + 1) {
-            match Due::from_key(&found?.0)?.subject {
-                Subject::Key(key) => drop(self.key(&key)?),
+    /// Keys are removed without a look at them; only the lease of one is wanted.
+    fn due(&mut self, class: Class, from_ms: u64, to_ms: u64, most: usize) -> Result<bool> {
+        let (first, last) = class.interval(from_ms, to_ms.saturating_add(1));
+        let bounds = (Bound::Included(first), Bound::Excluded(last));
+        for found in self.engine.scan(Family::Expiry, bounds, self.base, false)?.take(most + 1) {
+            let (key, record) = found?;
+            match Due::from_key(&key)?.subject {
+                Subject::Key(_) => self.lease_of(Due::lease(&record.value)?.0)?,
                 Subject::Lock(name) => drop(self.lock(&name)?),
                 Subject::Lease(id) => {
                     self.lease(id)?;

@@ -5,7 +5,7 @@
 //! family   key                                    value
 //! session  client 16                              SessionRecord
 //! session  client 16 ‖ log index 8                ChunkRecord: the answers that entry gave
-//! expiry   due ms 8 ‖ kind 1 ‖ subject            empty; kind and subject: see `Due`
+//! expiry   class 1 ‖ due ms 8 ‖ kind 1 ‖ subject  empty; a key with a lease: lease 8; see `Due`
 //! lease    lease 8                                LeaseRecord
 //! lease    lease 8 ‖ 1 ‖ key                      empty: the key is attached
 //! lease    lease 8 ‖ 2 ‖ lock name                empty: a holder or waiter lives by the lease
@@ -244,7 +244,64 @@ pub(crate) enum Subject {
     Session(ClientId),
 }
 
-/// One entry of the expiry index.
+/// The index is walked class by class: a lock somebody waits for is not held up by many keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Leases, locks, sessions: few, and waited for.
+    Urgent,
+    /// Keys.
+    Keys,
+}
+
+impl Class {
+    /// In the order they are walked.
+    pub const ALL: [Self; 2] = [Self::Urgent, Self::Keys];
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Urgent => 0,
+            Self::Keys => 1,
+        }
+    }
+
+    /// The interval of what is due in `[from_ms, to_ms)`.
+    pub fn interval(self, from_ms: u64, to_ms: u64) -> (Bytes, Bytes) {
+        (self.first_key(from_ms), self.first_key(to_ms))
+    }
+
+    /// The smallest key of the class that is due at `at_ms`.
+    pub fn first_key(self, at_ms: u64) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(9);
+        buffer.put_u8(self.byte());
+        buffer.put_u64(at_ms);
+        buffer.freeze()
+    }
+}
+
+/// Range times before which nothing of a class is in the index: it holds many tombstones there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Floors {
+    urgent_ms: u64,
+    keys_ms: u64,
+}
+
+impl Floors {
+    pub fn of(&self, class: Class) -> u64 {
+        match class {
+            Class::Urgent => self.urgent_ms,
+            Class::Keys => self.keys_ms,
+        }
+    }
+
+    pub fn set(&mut self, class: Class, at_ms: u64) {
+        match class {
+            Class::Urgent => self.urgent_ms = at_ms,
+            Class::Keys => self.keys_ms = at_ms,
+        }
+    }
+}
+
+/// One entry of the expiry index: a key's is there exactly while its newest version expires then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
     pub at_ms: u64,
@@ -254,6 +311,25 @@ pub(crate) struct Due {
 impl Due {
     pub fn new(at_ms: u64, subject: Subject) -> Self {
         Self { at_ms, subject }
+    }
+
+    /// Where it is walked.
+    pub fn class(&self) -> Class {
+        if matches!(self.subject, Subject::Key(_)) { Class::Keys } else { Class::Urgent }
+    }
+
+    /// What the index holds for a key that is attached to `lease`.
+    pub fn value(lease: LeaseId) -> Bytes {
+        if lease.0 == 0 { Bytes::new() } else { Bytes::copy_from_slice(&lease.0.to_be_bytes()) }
+    }
+
+    /// Reads what [`Due::value`] made.
+    pub fn lease(value: &[u8]) -> Result<LeaseId> {
+        const BAD: Error = Error::MalformedRecord { family: "expiry", what: "not a lease" };
+        match value {
+            [] => Ok(LeaseId(0)),
+            id => Ok(LeaseId(u64::from_be_bytes(id.try_into().map_err(|_| BAD)?))),
+        }
     }
 
     /// Its key in the `expiry` family.
@@ -272,7 +348,8 @@ impl Due {
                 (4, &id)
             }
         };
-        let mut buffer = BytesMut::with_capacity(9 + subject.len());
+        let mut buffer = BytesMut::with_capacity(10 + subject.len());
+        buffer.put_u8(self.class().byte());
         buffer.put_u64(self.at_ms);
         buffer.put_u8(kind);
         buffer.put_slice(subject);
@@ -282,9 +359,10 @@ impl Due {
     /// Reads a key of the `expiry` family.
     pub fn from_key(key: &Bytes) -> Result<Self> {
         const BAD: Error = Error::MalformedRecord { family: "expiry", what: "not an index key" };
-        let at_ms = key.first_chunk::<8>().map(|b| u64::from_be_bytes(*b)).ok_or(BAD)?;
-        let kind = *key.get(8).ok_or(BAD)?;
-        let rest = key.slice(9..);
+        let class = *key.first().ok_or(BAD)?;
+        let at_ms = key.get(1..9).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+        let (at_ms, kind) = (at_ms.ok_or(BAD)?, *key.get(9).ok_or(BAD)?);
+        let rest = key.slice(10..);
         let subject = match kind {
             1 => Subject::Key(rest),
             2 => Subject::Lease(LeaseId(u64::from_be_bytes(
@@ -294,12 +372,8 @@ impl Due {
             4 => Subject::Session(ClientId::from_bytes(&rest).ok_or(BAD)?),
             _ => return Err(BAD),
         };
-        Ok(Self { at_ms, subject })
-    }
-
-    /// The smallest key of the `expiry` family that is due at `at_ms`.
-    pub fn first_key(at_ms: u64) -> Bytes {
-        Bytes::copy_from_slice(&at_ms.to_be_bytes())
+        let due = Self { at_ms, subject };
+        if due.class().byte() == class { Ok(due) } else { Err(BAD) }
     }
 }
 
@@ -380,25 +454,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expiry_keys_sort_by_time_and_come_back() {
-        let subjects = [
-            Subject::Key("k".into()),
-            Subject::Lease(LeaseId(7)),
-            Subject::Lock("l".into()),
-            Subject::Session(ClientId(9)),
-        ];
+    fn expiry_keys_sort_by_class_and_time_and_come_back() {
+        let urgent =
+            [Subject::Lease(LeaseId(7)), Subject::Lock("l".into()), Subject::Session(ClientId(9))];
         let mut last = Bytes::new();
-        for at_ms in [0, 1, 255, 256, u64::MAX] {
-            for subject in &subjects {
-                let due = Due::new(at_ms, subject.clone());
-                assert_eq!(Due::from_key(&due.key()).unwrap(), due);
-                assert!(last < due.key());
-                assert!(Due::first_key(at_ms) <= due.key());
-                last = due.key();
+        for subjects in [urgent.as_slice(), &[Subject::Key("k".into())]] {
+            for at_ms in [0, 1, 255, 256, u64::MAX] {
+                for subject in subjects {
+                    let due = Due::new(at_ms, subject.clone());
+                    assert_eq!(Due::from_key(&due.key()).unwrap(), due);
+                    assert!(last < due.key());
+                    assert!(due.class().first_key(at_ms) <= due.key());
+                    last = due.key();
+                }
             }
         }
-        assert!(Due::from_key(&Bytes::from_static(b"12345678")).is_err());
-        assert!(Due::from_key(&Bytes::from_static(b"12345678\x09x")).is_err());
+        let of_another_class = [&[0][..], &[0; 8], &[1], b"k"].concat();
+        for bad in [&b"\x0012345678"[..], b"\x0012345678\x09x", &of_another_class] {
+            assert!(Due::from_key(&Bytes::copy_from_slice(bad)).is_err());
+        }
+    }
+
+    #[test]
+    fn an_index_entry_tells_the_lease_of_its_key() {
+        for lease in [LeaseId(0), LeaseId(1), LeaseId(u64::MAX)] {
+            assert_eq!(Due::lease(&Due::value(lease)).unwrap(), lease);
+        }
+        assert!(Due::lease(b"1234567").is_err());
     }
 
     #[test]

@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_lsm::{Engine, Family, ReadPoint};
-use holdfast_model::ClientId;
 use holdfast_model::limits::{
     REQUEST_DEADLINE_MAX, SESSION_IDLE_MAX, SESSION_UNANSWERED_MAX, SESSIONS_PER_RANGE_MAX,
 };
+use holdfast_model::{ClientId, LeaseId};
 
 use crate::records::{
     Answer, ChunkRecord, Due, Remembered, SessionRecord, Subject, chunk_key, seal,
@@ -148,7 +148,7 @@ impl Sessions {
             return Err(Refusal::SessionTableFull { limit: SESSIONS_PER_RANGE_MAX as u64 });
         }
         let indexed_ms = work.clock_ms.saturating_add(IDLE_MAX_MS);
-        work.index(&Due::new(indexed_ms, Subject::Session(client)));
+        work.index(&Due::new(indexed_ms, Subject::Session(client)), LeaseId(0));
         let record = SessionRecord {
             user: user.cloned(),
             watermark: 0,
@@ -288,7 +288,7 @@ impl Session {
     fn index(&mut self, client: ClientId, at_ms: u64, work: &mut Working<'_>) {
         work.unindex(&Due::new(self.record.indexed_ms, Subject::Session(client)));
         self.record.indexed_ms = at_ms;
-        work.index(&Due::new(at_ms, Subject::Session(client)));
+        work.index(&Due::new(at_ms, Subject::Session(client)), LeaseId(0));
     }
 
     /// Forgets answers below `seq`, and the chunks that held nothing else. How many answers.

@@ -15,12 +15,12 @@ use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_lsm::{Batch, Engine, Family, ReadPoint, Record};
-use holdfast_model::Revision;
+use holdfast_model::{LeaseId, Revision};
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::prefetch::Known;
-use crate::records::{Due, family_name, unseal};
+use crate::records::{Class, Due, Floors, family_name, unseal};
 use crate::{Entry, Event, EventKind, Previous, Result, RevisionEvents};
 
 /// Hashes keys for maps that are looked up and never iterated.
@@ -94,7 +94,7 @@ pub(crate) struct Working<'a> {
     /// Range time of the entry that is being applied.
     pub clock_ms: u64,
     /// No entry of the expiry index is due before it.
-    pub expiry_floor_ms: u64,
+    pub floors: Floors,
     /// The earliest entry put into the expiry index by this call, rolled back ones included.
     pub earliest_due_ms: u64,
     /// How many entries of the expiry index were removed: each leaves a tombstone for a while.
@@ -114,13 +114,13 @@ pub(crate) struct Working<'a> {
 impl<'a> Working<'a> {
     /// The state at `base`, of which `known` is known, at its revision (1 where nothing was ever
     /// applied).
-    pub fn new(engine: &'a Engine, base: ReadPoint, known: Known, expiry_floor_ms: u64) -> Self {
+    pub fn new(engine: &'a Engine, base: ReadPoint, known: Known, floors: Floors) -> Self {
         Self {
             engine,
             base,
             revision: base.revision.max(Revision(1)),
             clock_ms: base.clock_ms,
-            expiry_floor_ms,
+            floors,
             earliest_due_ms: u64::MAX,
             unindexed: 0,
             fetched: known.data,
@@ -264,39 +264,51 @@ impl<'a> Working<'a> {
         self.cleared.iter().any(|interval| interval.contains(family, key))
     }
 
-    /// At most `limit` keys of `[start, end)` in an internal family, in order.
-    pub fn keys(
+    /// At most `limit` records of `[start, end)` in an internal family, in order of their keys.
+    pub fn records(
         &self,
         family: Family,
-        start: &Bytes,
-        end: &Bytes,
+        (start, end): (Bytes, Bytes),
         limit: usize,
-    ) -> Result<Vec<Bytes>> {
-        let mut keys = Vec::new();
+    ) -> Result<Vec<(Bytes, Bytes)>> {
+        let mut all = Vec::new();
         if limit == 0 || start >= end {
-            return Ok(keys);
+            return Ok(all);
         }
-        let overlay: BTreeMap<Bytes, Option<()>> = self
+        let overlay: BTreeMap<Bytes, Option<Bytes>> = self
             .internal
             .range((family, start.clone())..(family, end.clone()))
-            .map(|((_, key), value)| (key.clone(), value.as_ref().map(|_| ())))
+            .map(|((_, key), value)| (key.clone(), value.clone()))
             .collect();
-        let stored = self.engine.scan(family, interval(start, end), self.base, false)?;
+        let stored = self.engine.scan(family, interval(&start, &end), self.base, false)?;
         let is_left = |found: &holdfast_lsm::Result<(Bytes, Record)>| {
             found.as_ref().map_or(true, |(key, _)| !self.is_cleared(family, key))
         };
-        merge(stored.filter(is_left), overlay, |key, _| {
-            keys.push(key);
-            Ok(if keys.len() < limit { Visit::On } else { Visit::Stop })
+        merge(stored.filter(is_left), overlay, |key, found| {
+            let value = match found {
+                Merged::Stored(record) => record.value,
+                Merged::Overlaid(value) => value,
+            };
+            all.push((key, value));
+            Ok(if all.len() < limit { Visit::On } else { Visit::Stop })
         })?;
-        Ok(keys)
+        Ok(all)
     }
 
-    /// Puts `due` into the expiry index.
-    pub fn index(&mut self, due: &Due) {
-        self.expiry_floor_ms = self.expiry_floor_ms.min(due.at_ms);
+    /// At most `limit` entries of a class of the expiry index, due before `to_ms`, in order; each
+    /// with the lease its key is attached to.
+    pub fn due(&self, class: Class, to_ms: u64, limit: usize) -> Result<Vec<(Due, LeaseId)>> {
+        let interval = class.interval(self.floors.of(class), to_ms);
+        let records = self.records(Family::Expiry, interval, limit)?;
+        records.iter().map(|(key, value)| Ok((Due::from_key(key)?, Due::lease(value)?))).collect()
+    }
+
+    /// Puts `due` into the expiry index; `lease` is the one its key is attached to.
+    pub fn index(&mut self, due: &Due, lease: LeaseId) {
+        let class = due.class();
+        self.floors.set(class, self.floors.of(class).min(due.at_ms));
         self.earliest_due_ms = self.earliest_due_ms.min(due.at_ms);
-        self.set(Family::Expiry, due.key(), Some(Bytes::new()));
+        self.set(Family::Expiry, due.key(), Some(Due::value(lease)));
     }
 
     /// Takes `due` out of the expiry index.

@@ -1,10 +1,14 @@
 //! Byte-based admission: what is under way is bounded before anything is proposed.
 //!
 //! Apply never blocks and the journal never refuses what openraft hands it, so the only place to
-//! say no is the entrance. Two budgets stand there: one per range, one for the whole node.
+//! say no is the entrance. Two budgets stand there: one per range, one for the whole node. What
+//! ranges have to do by themselves stands in a queue of the node, so that many of them together
+//! take no more of it than one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::{Mutex, MutexGuard};
 
 /// A budget of bytes of commands that are queued, replicated or applied at the moment.
 #[derive(Debug)]
@@ -13,13 +17,20 @@ pub struct Admission {
     bytes_max: u64,
     used: AtomicU64,
     refuses_growth: AtomicBool,
+    /// Held by the range that works at its own backlog.
+    backlog: Mutex<()>,
 }
 
 impl Admission {
     /// A budget of `bytes_max` bytes; `name` tells clients which one is used up.
     pub fn new(name: &'static str, bytes_max: u64) -> Arc<Self> {
-        let used = AtomicU64::new(0);
-        Arc::new(Self { name, bytes_max, used, refuses_growth: AtomicBool::new(false) })
+        Arc::new(Self {
+            name,
+            bytes_max,
+            used: AtomicU64::new(0),
+            refuses_growth: AtomicBool::new(false),
+            backlog: Mutex::new(()),
+        })
     }
 
     /// Takes `bytes` out of the budget until the permit is dropped; `None` if they do not fit.
@@ -31,6 +42,12 @@ impl Admission {
             |used: u64| (used == 0 || used + bytes <= self.bytes_max).then_some(used + bytes);
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
         taken.ok().map(|_| Permit { admission: self.clone(), bytes })
+    }
+
+    /// Waits until it is the caller's turn to work at a backlog of its own, such as keys that
+    /// expired: ranges of one node do so one after the other, in the order they asked.
+    pub async fn backlog_turn(&self) -> MutexGuard<'_, ()> {
+        self.backlog.lock().await
     }
 
     /// Bytes under way.

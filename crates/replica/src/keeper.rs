@@ -12,10 +12,12 @@ use holdfast_runtime::{Deadline, sleep, timeout};
 
 use crate::replica::Inner;
 
-/// Keys removed by one `Expire`.
-const EXPIRE_KEYS_MAX: u32 = 256;
-/// Pause between two `Expire` of a backlog, so that clients' commands come in between.
-const EXPIRE_PAUSE: Duration = Duration::from_millis(2);
+/// Keys removed by one `Expire`: a millisecond of apply, which clients' commands wait for.
+const EXPIRE_KEYS_MAX: u32 = 128;
+/// Rest after an `Expire` that left some of a backlog, as a multiple of the time it took: many keys
+/// that expire at once get a third of the node, the less the busier it is. Leases, locks and
+/// sessions go first in every `Expire` and never wait behind keys.
+const EXPIRE_REST: u32 = 2;
 /// Pause after a proposal of our own was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Time a proposal of our own may take.
@@ -56,6 +58,7 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
             return;
         }
         inner.progress.look_for_due(&inner.reader);
+        let mut is_backlog = false;
         while let Some(now_ms) = inner.leadership.stamp_ms() {
             let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
             if due_ms > now_ms {
@@ -66,18 +69,31 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
                     changed = leader.changed() => if changed.is_err() { return },
                 }
             } else {
-                expire_once(&inner).await;
+                is_backlog = match is_backlog {
+                    false => expire_once(&inner).await,
+                    true => expire_of_backlog(&inner).await,
+                };
             }
         }
     }
 }
 
-async fn expire_once(inner: &Inner) {
+/// One `Expire` when it is this range's turn, and the rest that others shall have.
+async fn expire_of_backlog(inner: &Inner) -> bool {
+    let _turn = inner.admission.backlog_turn().await;
+    let begin = inner.clock.monotonic();
+    let is_more = expire_once(inner).await;
+    sleep(inner.clock.monotonic().saturating_sub(begin) * EXPIRE_REST).await;
+    is_more
+}
+
+/// One `Expire`; whether there is more to remove.
+async fn expire_once(inner: &Inner) -> bool {
     let command = Command::single(Expire { keys_max: EXPIRE_KEYS_MAX });
     let deadline = Deadline::after(PROPOSAL_MAX);
     match inner.proposer.propose(&command, deadline).await {
         Ok(committed) => match committed.outcomes.first() {
-            Some(Outcome::Expired { more: true, .. }) => sleep(EXPIRE_PAUSE).await,
+            Some(Outcome::Expired { more: true, .. }) => return true,
             _ => inner.progress.look_for_due(&inner.reader),
         },
         Err(error) => {
@@ -85,6 +101,7 @@ async fn expire_once(inner: &Inner) {
             sleep(REFUSED_PAUSE).await;
         }
     }
+    false
 }
 
 /// Proposes `Compact` as the range's history setting allows, while this replica leads.

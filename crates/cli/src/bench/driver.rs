@@ -68,7 +68,8 @@ impl Outcome {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of latencies in microseconds.
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants in order")
 }
 

@@ -2,7 +2,11 @@
 
 mod driver;
 mod echo;
+mod expiry;
+mod nodes;
 mod report;
+mod restart;
+mod steady;
 mod suite;
 mod workload;
 
@@ -26,6 +30,8 @@ pub async fn run(cli: &Cli, arguments: &BenchArgs) -> Result<Exit> {
     }
     let report = match arguments.workload {
         Workload::Suite => suite::run(arguments).await?,
+        Workload::Restart => restart::run(arguments).await?,
+        Workload::Expiry => expiry::run(arguments).await?,
         workload => one(cli, arguments, workload).await?,
     };
     match cli.output {
@@ -56,6 +62,5 @@ async fn one(cli: &Cli, arguments: &BenchArgs, workload: Workload) -> Result<Rep
         output::note(message);
     }
     let rows = vec![suite::row(workload::name(workload), 0, &outcome, None)];
-    let (setting, machine) = (suite::setting(arguments), report::machine());
-    Ok(Report { rows, setting, machine, idle: None })
+    Ok(Report { rows, setting: suite::setting(arguments), ..Report::new() })
 }

@@ -109,6 +109,44 @@ pub struct Report {
     pub machine: String,
     /// Share of a core each node used with nothing to do; none where that was not measured.
     pub idle: Option<Idle>,
+    /// Single figures, some with a bound.
+    pub findings: Vec<Finding>,
+}
+
+/// A single figure.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was measured.
+    pub what: String,
+    /// What came out.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Most it should be; `None` where it is told for orientation.
+    pub most: Option<f64>,
+}
+
+impl Finding {
+    /// Whether it stays within its bound; `None` where there is none.
+    pub fn keeps_aim(&self) -> Option<bool> {
+        Some(self.value <= self.most?)
+    }
+
+    fn sentence(&self) -> String {
+        let Self { what, value, unit, .. } = self;
+        match (self.most, self.keeps_aim()) {
+            (Some(most), Some(true)) => format!("{what}: {value:.2} {unit} (aim ≤ {most}: met)"),
+            (Some(most), _) => format!("{what}: {value:.2} {unit} (aim ≤ {most}: missed)"),
+            (None, _) => format!("{what}: {value:.2} {unit}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "what": self.what, "value": self.value, "unit": self.unit,
+            "aim": self.most, "met": self.keeps_aim(),
+        })
+    }
 }
 
 /// Processor time of nodes that have nothing to do.
@@ -144,10 +182,17 @@ impl Idle {
 }
 
 impl Report {
+    /// Nothing yet, of this machine.
+    pub fn new() -> Self {
+        Self { machine: machine(), ..Self::default() }
+    }
+
     /// How many aims were met, and how many there are.
     pub fn aims(&self) -> (usize, usize) {
         let idle = self.idle.iter().map(Idle::keeps_aim);
-        let aims: Vec<bool> = self.rows.iter().filter_map(Row::keeps_aim).chain(idle).collect();
+        let rows = self.rows.iter().filter_map(Row::keeps_aim);
+        let findings = self.findings.iter().filter_map(Finding::keeps_aim);
+        let aims: Vec<bool> = rows.chain(idle).chain(findings).collect();
         (aims.iter().filter(|met| **met).count(), aims.len())
     }
 
@@ -160,11 +205,15 @@ impl Report {
 
     /// For the terminal; the last line sums up where there are aims.
     pub fn text(&self) -> String {
-        let mut table = Table::new(HEADS);
-        for row in &self.rows {
-            table.row(row.cells());
+        let mut text = String::new();
+        if !self.rows.is_empty() {
+            let mut table = Table::new(HEADS);
+            self.rows.iter().for_each(|row| table.row(row.cells()));
+            text = table.render();
         }
-        let mut text = table.render();
+        for finding in &self.findings {
+            text.push_str(&format!("{}\n", finding.sentence()));
+        }
         if let Some(idle) = &self.idle {
             text.push_str(&format!("{}\n", idle.sentence()));
         }
@@ -186,6 +235,7 @@ impl Report {
         json!({
             "setting": self.setting, "machine": self.machine, "idle": idle,
             "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "findings": self.findings.iter().map(Finding::json).collect::<Vec<_>>(),
             "aims_met": met, "aims": total,
         })
     }
@@ -195,7 +245,9 @@ impl Report {
         let head: String = HEADS.iter().map(|head| format!("<th>{head}</th>")).collect();
         let most = self.rows.iter().map(|row| row.p99_ms).fold(0.0, f64::max);
         let body: String = self.rows.iter().map(|row| row.html(most)).collect();
-        let idle = self.idle.as_ref().map(Idle::sentence).unwrap_or_default();
+        let findings = self.findings.iter().map(Finding::sentence);
+        let sentences = findings.chain(self.idle.iter().map(Idle::sentence));
+        let sentences: Vec<String> = sentences.map(|text| escape(&text)).collect();
         let summary = if self.aims().1 > 0 { self.summary() } else { self.setting.clone() };
         format!(
             "<!doctype html>\n<html lang=en><meta charset=utf-8>\n\
@@ -204,7 +256,7 @@ impl Report {
              <table>\n<tr>{head}<th>p50 to p99</th></tr>\n{body}</table>\n<p>{}</p>\n{LEGEND}\n",
             escape(&summary),
             escape(&self.machine),
-            escape(&idle),
+            sentences.join("<br>"),
         )
     }
 }
@@ -258,18 +310,33 @@ mod tests {
 
     fn report(row: Row, percent: f64) -> Report {
         let idle = Idle { percent: vec![1.0, percent], ranges: 64, seconds: 60, percent_max: 7.0 };
-        Report { rows: vec![row], setting: "s".into(), machine: "m".into(), idle: Some(idle) }
+        let finding = Finding { what: "restart".into(), value: 2.5, unit: "s", most: Some(3.0) };
+        Report {
+            rows: vec![row],
+            setting: "s".into(),
+            machine: "m".into(),
+            idle: Some(idle),
+            findings: vec![finding],
+        }
     }
 
     #[test]
     fn a_missed_aim_is_said_and_counted() {
         let good = report(row(), 2.0);
         assert!(good.text().contains("4.5 met") && good.text().contains("%: met"));
-        assert!(good.text().ends_with("bench: 2 of 2 aims met, 0 errors; s\n"));
+        assert!(good.text().ends_with("bench: 3 of 3 aims met, 0 errors; s\n"));
         let slow = report(Row { times_echo: Some(5.0), ..row() }, 9.0);
         assert!(slow.text().contains("4.5 missed") && slow.text().contains("%: missed"));
-        assert_eq!(slow.aims(), (0, 2));
-        assert_eq!(slow.json()["aims_met"], 0);
+        assert_eq!(slow.aims(), (1, 3));
+        assert_eq!(slow.json()["aims_met"], 1);
+    }
+
+    #[test]
+    fn a_finding_above_its_bound_is_missed_and_one_without_is_only_told() {
+        let finding = Finding { what: "w".into(), value: 3.5, unit: "s", most: Some(3.0) };
+        assert_eq!(finding.sentence(), "w: 3.50 s (aim ≤ 3: missed)");
+        let told = Finding { most: None, ..finding };
+        assert_eq!((told.keeps_aim(), told.sentence().as_str()), (None, "w: 3.50 s"));
     }
 
     #[test]
@@ -283,8 +350,14 @@ mod tests {
         let mut report = report(Row { workload: "a<b".into(), ..row() }, 2.0);
         report.machine = "x & y".into();
         let page = report.html();
-        for part in ["<td>a&lt;b</td>", "x &amp; y", "<td>1000</td>", "class=met", "idle for 60 s"]
-        {
+        for part in [
+            "<td>a&lt;b</td>",
+            "x &amp; y",
+            "<td>1000</td>",
+            "class=met",
+            "idle for 60 s",
+            "restart: 2.50 s",
+        ] {
             assert!(page.contains(part), "{part} is not in {page}");
         }
     }

@@ -1,24 +1,22 @@
 //! The whole table: own nodes, every workload on 1, 8 and 64 ranges, beside the gRPC echo.
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use holdfast_model::History;
 
 use crate::args::{BenchArgs, Workload};
 use crate::bench::driver::Outcome;
 use crate::bench::echo;
-use crate::bench::report::{self, Idle, Report, Row};
+use crate::bench::nodes::{Nodes, cpu_of};
+use crate::bench::report::{Idle, Report, Row};
 use crate::bench::workload::{self, Plan};
-use crate::local::{self, Layout, cpu_seconds, resident_bytes};
+use crate::local::resident_bytes;
 use crate::output;
 
-/// Loopback address and ports of the suite's own nodes: beside a running local cluster.
-const ADDRESS: &str = "127.0.0.77";
-const PORT_BASE: u16 = 17_400;
+/// Where the echo serves: beside the suite's own nodes.
 const ECHO: &str = "127.0.0.77:17499";
-const FOLDER: &str = "target/bench-cluster";
 /// Ranges of the measured keyspaces.
 const RANGES: [u32; 3] = [1, 8, 64];
 /// Ranges of the idle keyspace, and the share of a core it may cost a node.
@@ -37,38 +35,6 @@ fn aim(workload: Workload, ranges: u32) -> Option<f64> {
         (Workload::GetLease, 1 | 8) => Some(1.7),
         (Workload::GetFollower, 1 | 8) => Some(1.5),
         _ => None,
-    }
-}
-
-/// The suite's nodes; dropped, they are ended and their data is deleted.
-struct Nodes(Layout);
-
-impl Nodes {
-    async fn start() -> Result<Self> {
-        let mut layout = Layout::standard(&PathBuf::from(FOLDER), 3)?;
-        layout.address = ADDRESS.into();
-        layout.port_base = PORT_BASE;
-        local::stop_all(&layout);
-        let _ = std::fs::remove_dir_all(FOLDER);
-        let nodes = Self(layout);
-        local::launch_missing(&nodes.0)?;
-        local::found_and_wait(&nodes.0).await?;
-        Ok(nodes)
-    }
-
-    fn endpoints(&self) -> Vec<String> {
-        self.0.numbers().map(|i| self.0.client(i)).collect()
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        self.0.numbers().filter_map(|i| self.0.process(i).map(|p| p.pid)).collect()
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        local::stop_all(&self.0);
-        let _ = std::fs::remove_dir_all(FOLDER);
     }
 }
 
@@ -103,10 +69,6 @@ impl Drop for Echo {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn cpu_of(pids: &[i32]) -> f64 {
-    pids.iter().filter_map(|pid| cpu_seconds(*pid)).sum()
 }
 
 /// Processor time per operation of the echo: for messages of a put, and of a get.
@@ -173,7 +135,7 @@ async fn measure_ranges(
 ) -> Result<()> {
     let endpoints = nodes.endpoints();
     let keyspace = format!("bench{ranges}");
-    workload::create_keyspace(&endpoints, &keyspace, ranges).await?;
+    workload::create_keyspace(&endpoints, &keyspace, ranges, History::default()).await?;
     let plan = Plan::new(&endpoints, &keyspace, arguments).await?;
     plan.fill().await?;
     let pids = nodes.pids();
@@ -204,7 +166,7 @@ async fn measure_ranges(
 /// Share of one core that each node uses with nothing to do, beside a keyspace nobody uses.
 async fn measure_idle(nodes: &Nodes, seconds: u64) -> Result<Idle> {
     let endpoints = nodes.endpoints();
-    workload::create_keyspace(&endpoints, "idle", IDLE_RANGES).await?;
+    workload::create_keyspace(&endpoints, "idle", IDLE_RANGES, History::default()).await?;
     output::note(&format!("idle keyspace of {IDLE_RANGES} ranges: measuring for {seconds} s"));
     tokio::time::sleep(SETTLE).await;
     let pids = nodes.pids();
@@ -235,12 +197,12 @@ pub fn setting(arguments: &BenchArgs) -> String {
 /// # Errors
 /// Nodes that do not start, or a measurement that could not run.
 pub async fn run(arguments: &BenchArgs) -> Result<Report> {
-    let nodes = Nodes::start().await?;
+    let nodes = Nodes::start(Vec::new()).await?;
     let idle = Some(measure_idle(&nodes, arguments.idle_seconds).await?);
     let mut rows = Vec::new();
     let ceiling = measure_echo(arguments, &mut rows).await?;
     for ranges in RANGES {
         measure_ranges(&nodes, arguments, ranges, ceiling, &mut rows).await?;
     }
-    Ok(Report { rows, setting: setting(arguments), machine: report::machine(), idle })
+    Ok(Report { rows, setting: setting(arguments), idle, ..Report::new() })
 }

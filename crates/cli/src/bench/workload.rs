@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use holdfast_client::{Client, ReadLevel};
-use holdfast_model::Revision;
+use holdfast_client::{Client, Operation, ReadLevel};
+use holdfast_model::{History, Revision};
 use holdfast_wire::v1;
 
 use crate::admin;
@@ -17,6 +17,11 @@ use crate::bench::driver::{self, Outcome, Random};
 
 /// How many fills are under way at once.
 const FILL_CONCURRENCY: usize = 64;
+/// Keys of one batch of a bulk fill, and how many batches are under way at once.
+const BULK_KEYS: u64 = 1_000;
+const BULK_CONCURRENCY: usize = 16;
+/// Longest a batch of a bulk fill may take, pushed back by the nodes as they need.
+const BULK_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a keyspace to be created.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -30,6 +35,8 @@ pub fn name(workload: Workload) -> &'static str {
         Workload::Mixed => "mixed 90/10",
         Workload::Cas => "cas",
         Workload::Suite => "suite",
+        Workload::Restart => "restart",
+        Workload::Expiry => "expiry",
     }
 }
 
@@ -37,15 +44,22 @@ pub fn name(workload: Workload) -> &'static str {
 ///
 /// # Errors
 /// Those of the cluster.
-pub async fn create_keyspace(endpoints: &[String], name: &str, ranges: u32) -> Result<()> {
+pub async fn create_keyspace(
+    endpoints: &[String],
+    name: &str,
+    ranges: u32,
+    history: History,
+) -> Result<()> {
     let first = endpoints.first().ok_or_else(|| anyhow!("no endpoint"))?;
     let mut client = admin::connect(first, CREATE_LIMIT).await?;
-    let request = v1::CreateKeyspaceRequest { name: name.to_owned(), ranges, ..Default::default() };
+    let (name, history) = (name.to_owned(), Some(history.into()));
+    let request =
+        v1::CreateKeyspaceRequest { name: name.clone(), ranges, history, ..Default::default() };
     client
         .create_keyspace(admin::within(CREATE_LIMIT, request))
         .await
         .map_err(|s| anyhow!("{name}: {}", s.message()))?;
-    healthy(endpoints, name).await
+    healthy(endpoints, &name).await
 }
 
 /// Drops a keyspace and waits until its replicas are gone.
@@ -110,8 +124,18 @@ impl Plan {
         })
     }
 
+    /// The client it works with.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How many different keys there are.
+    pub fn keys(&self) -> u64 {
+        self.keys
+    }
+
     /// The `i`-th key: `bench-` and digits, as long as asked for.
-    fn key(&self, i: u64) -> Bytes {
+    pub fn key(&self, i: u64) -> Bytes {
         let width = self.key_bytes.saturating_sub(6);
         Bytes::from(format!("bench-{i:0width$}"))
     }
@@ -126,6 +150,30 @@ impl Plan {
             .buffer_unordered(FILL_CONCURRENCY);
         while let Some(answer) = writes.next().await {
             answer?;
+        }
+        Ok(())
+    }
+
+    /// [`Plan::fill`] in batches; `ttl` says how long the `i`-th key lives, `None`: for ever.
+    ///
+    /// # Errors
+    /// A write that fails.
+    pub async fn fill_in_bulk(&self, ttl: impl Fn(u64) -> Option<Duration>) -> Result<()> {
+        let starts = (0..self.keys).step_by(BULK_KEYS as usize);
+        let batches = starts.map(|start| {
+            let mut batch = self.client.batch();
+            for i in start..self.keys.min(start + BULK_KEYS) {
+                let put = Operation::put(self.key(i), self.value.clone());
+                batch = batch.push(match ttl(i) {
+                    Some(ttl) => put.ttl(ttl),
+                    None => put,
+                });
+            }
+            batch.deadline(BULK_LIMIT).send()
+        });
+        let mut batches = futures_util::stream::iter(batches).buffer_unordered(BULK_CONCURRENCY);
+        while let Some(answers) = batches.next().await {
+            answers?.into_iter().collect::<Result<Vec<_>, _>>()?;
         }
         Ok(())
     }
@@ -165,7 +213,7 @@ impl Plan {
             Workload::Cas => return own.swap(&self.client, &self.value).await,
             Workload::GetLease => ReadLevel::Lease,
             Workload::GetFollower => ReadLevel::Follower,
-            Workload::Get | Workload::Mixed | Workload::Suite => ReadLevel::Linearizable,
+            _ => ReadLevel::Linearizable,
         };
         let answer = self.client.get(self.key(number)).level(level).send().await?;
         match answer.entry {
@@ -174,7 +222,11 @@ impl Plan {
         }
     }
 
-    async fn put(&self, number: u64) -> Result<()> {
+    /// Writes a key unconditionally.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub async fn put(&self, number: u64) -> Result<()> {
         let answer = self.client.put(self.key(number), self.value.clone()).send().await?;
         if answer.applied { Ok(()) } else { bail!("a put without condition was not applied") }
     }

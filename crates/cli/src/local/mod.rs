@@ -14,4 +14,4 @@ mod verbs;
 pub use layout::Layout;
 pub use process::{cpu_seconds, resident_bytes};
 pub use verbs::run;
-pub use verbs::{found_and_wait, launch_missing, stop_all};
+pub use verbs::{found_and_wait, kill_all, launch_missing, stop_all};

@@ -267,6 +267,19 @@ pub fn stop_all(layout: &Layout) {
     stop(layout, &layout.numbers().collect::<Vec<_>>());
 }
 
+/// SIGKILL to every node of the layout at once; returns when they are gone.
+pub fn kill_all(layout: &Layout) {
+    let running: Vec<_> =
+        layout.numbers().filter_map(|i| layout.process(i).map(|p| (i, p))).collect();
+    for (_, process) in &running {
+        let _ = process.signal(Signal::KILL);
+    }
+    for (i, process) in &running {
+        process.wait_gone(STOP_LIMIT);
+        layout.forget(*i);
+    }
+}
+
 fn stop(layout: &Layout, nodes: &[u16]) {
     let running: Vec<_> =
         nodes.iter().filter_map(|i| layout.process(*i).map(|p| (*i, p))).collect();

@@ -149,7 +149,7 @@ impl Applier<'_> {
     ) -> Result<Mutation> {
         let old_lease = old.as_ref().map_or(LeaseId(0), |entry| entry.lease);
         let old_expiry = old.as_ref().map_or(0, |entry| entry.expires_at_ms);
-        self.reindex(stored.key, old_expiry, stored.expires_at_ms);
+        self.reindex(stored.key, (old_expiry, old_lease), (stored.expires_at_ms, stored.lease));
         self.reattach(stored.key, old_lease, stored.lease)?;
         let entry = Entry {
             key: stored.key.clone(),
@@ -173,7 +173,7 @@ impl Applier<'_> {
         ordinal: u32,
         previous: Previous,
     ) -> Result<()> {
-        self.reindex(&entry.key, entry.expires_at_ms, 0);
+        self.reindex(&entry.key, (entry.expires_at_ms, entry.lease), (0, LeaseId(0)));
         self.reattach(&entry.key, entry.lease, LeaseId(0))?;
         let tombstone = Entry { key: entry.key.clone(), revision, ..Entry::default() };
         self.work.write(EventKind::Delete, tombstone, ordinal, previous);
@@ -209,19 +209,18 @@ impl Applier<'_> {
         Ok(doomed)
     }
 
-    fn reindex(&mut self, key: &Bytes, old_ms: u64, new_ms: u64) {
-        if old_ms == new_ms {
-            return;
-        }
-        if old_ms != 0 {
+    /// Follows a change of the time a key expires, and of the lease it is attached to.
+    fn reindex(&mut self, key: &Bytes, old: (u64, LeaseId), new: (u64, LeaseId)) {
+        let ((old_ms, _), (new_ms, lease)) = (old, new);
+        if old_ms != 0 && old_ms != new_ms {
             self.work.unindex(&Due::new(old_ms, Subject::Key(key.clone())));
         }
-        if new_ms != 0 {
-            self.work.index(&Due::new(new_ms, Subject::Key(key.clone())));
+        if new_ms != 0 && old != new {
+            self.work.index(&Due::new(new_ms, Subject::Key(key.clone())), lease);
         }
     }
 
-    fn reattach(&mut self, key: &Bytes, old: LeaseId, new: LeaseId) -> Result<()> {
+    pub(super) fn reattach(&mut self, key: &Bytes, old: LeaseId, new: LeaseId) -> Result<()> {
         if old == new {
             return Ok(());
         }

@@ -37,7 +37,7 @@ impl Applier<'_> {
             indexed_ms: expires_at_ms,
             attached: 0,
         };
-        self.work.index(&Due::new(expires_at_ms, Subject::Lease(id)));
+        self.work.index(&Due::new(expires_at_ms, Subject::Lease(id)), LeaseId(0));
         self.set_lease(id, Some(&record));
         let revision = self.work.revision;
         let ttl_ms = grant.ttl_ms;
@@ -77,7 +77,9 @@ impl Applier<'_> {
         self.set_lease(id, None);
         let (first, last) = attachments_of(id);
         let (mut keys, mut locks) = (Vec::new(), Vec::new());
-        let attached = self.work.keys(Family::Lease, &first, &last, usize::MAX)?;
+        let interval = (first.clone(), last.clone());
+        let attached = self.work.records(Family::Lease, interval, usize::MAX)?;
+        let attached: Vec<_> = attached.into_iter().map(|(key, _)| key).collect();
         for attached in &attached {
             match attachment_from_key(attached)? {
                 Attachment::Key(key) => keys.push(key),
@@ -121,7 +123,7 @@ impl Applier<'_> {
             return self.end_lease(id, &record);
         }
         record.indexed_ms = record.expires_at_ms;
-        self.work.index(&Due::new(record.indexed_ms, Subject::Lease(id)));
+        self.work.index(&Due::new(record.indexed_ms, Subject::Lease(id)), LeaseId(0));
         self.set_lease(id, Some(&record));
         Ok(0)
     }

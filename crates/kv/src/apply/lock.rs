@@ -226,7 +226,8 @@ impl Applier<'_> {
                 self.work.unindex(&Due::new(old.indexed_ms, Subject::Lock(name.clone())));
             }
             if lock.indexed_ms != 0 {
-                self.work.index(&Due::new(lock.indexed_ms, Subject::Lock(name.clone())));
+                self.work
+                    .index(&Due::new(lock.indexed_ms, Subject::Lock(name.clone())), LeaseId(0));
             }
         }
         let (before, after) = (leases(old), leases(&lock));

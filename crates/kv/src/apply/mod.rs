@@ -24,7 +24,7 @@ use holdfast_model::{RangeEpoch, Revision};
 use crate::command::{Command, Envelope, Item, Operation, User};
 use crate::progress::{applied_record, membership_record};
 use crate::reader::Published;
-use crate::records::{APPLIED, MEMBERSHIP, Mark};
+use crate::records::{APPLIED, Floors, MEMBERSHIP, Mark};
 use crate::sessions::Sessions;
 use crate::working::Working;
 pub(crate) use lock::state_of;
@@ -87,7 +87,7 @@ pub(crate) struct Changes {
     pub published: Option<Published>,
     /// The earliest entry put into the expiry index.
     pub due_ms: Option<u64>,
-    pub expiry_floor_ms: u64,
+    pub floors: Floors,
     pub unindexed: u64,
 }
 
@@ -124,7 +124,7 @@ impl<'a> Applier<'a> {
             let record = membership_record(*position, membership);
             self.work.set(Family::Meta, MEMBERSHIP, Some(record));
         }
-        let (expiry_floor_ms, unindexed) = (self.work.expiry_floor_ms, self.work.unindexed);
+        let (floors, unindexed) = (self.work.floors, self.work.unindexed);
         let earliest_ms = self.work.earliest_due_ms;
         let Self { truth, compacted, marks, .. } = self;
         let changed = self.marks_changed || self.truth_changed || self.compacted_changed;
@@ -138,7 +138,7 @@ impl<'a> Applier<'a> {
             compacted: self.compacted_changed.then_some(compacted),
             published: changed.then_some(Published { truth, compacted, marks }),
             due_ms: (earliest_ms != u64::MAX).then_some(earliest_ms),
-            expiry_floor_ms,
+            floors,
             unindexed,
         }
     }

@@ -27,7 +27,7 @@ pub use pages::{CountPage, Page, ScanRequest};
 
 use crate::apply::compactable;
 use crate::progress::at_least_one;
-use crate::records::{Due, Mark};
+use crate::records::{Class, Due, Floors, Mark};
 use crate::working::decode;
 use crate::{Entry, Error, Result, Truth};
 
@@ -46,7 +46,7 @@ pub(crate) struct Published {
 #[derive(Default)]
 pub(crate) struct SharedState {
     pub published: ArcSwap<Published>,
-    pub expiry_floor_ms: AtomicU64,
+    pub floors: ArcSwap<Floors>,
     pub sessions: AtomicU64,
     pub session_answers: AtomicU64,
     pub session_bytes: AtomicU64,
@@ -205,8 +205,13 @@ impl Reader {
     /// # Errors
     /// As [`Reader::lease`].
     pub fn next_due_ms(&self) -> Result<Option<u64>> {
-        let floor_ms = self.shared.expiry_floor_ms.load(Ordering::Acquire);
-        self.shared.noted(first_due_ms(&self.engine, floor_ms))
+        let floors = **self.shared.floors.load();
+        let mut first: Option<u64> = None;
+        for class in Class::ALL {
+            let due = self.shared.noted(first_due_ms(&self.engine, class, floors.of(class)))?;
+            first = first.into_iter().chain(due).min();
+        }
+        Ok(first)
     }
 
     /// A hash of the whole logical state; see `hash.rs` for what it covers.
@@ -281,9 +286,10 @@ fn newest() -> ReadPoint {
     ReadPoint { revision: Revision(u64::MAX), index: LogIndex(u64::MAX), clock_ms: u64::MAX }
 }
 
-/// When the first entry of the expiry index at or after `from_ms` is due.
-pub(crate) fn first_due_ms(engine: &Engine, from_ms: u64) -> Result<Option<u64>> {
-    let bounds = (Bound::Included(Due::first_key(from_ms)), Bound::Unbounded);
+/// When the first entry of a class of the expiry index at or after `from_ms` is due.
+pub(crate) fn first_due_ms(engine: &Engine, class: Class, from_ms: u64) -> Result<Option<u64>> {
+    let (first, last) = class.interval(from_ms, u64::MAX);
+    let bounds = (Bound::Included(first), Bound::Excluded(last));
     let mut scan = engine.scan(Family::Expiry, bounds, newest(), false)?;
     let first = scan.next().transpose()?;
     first.map(|(key, _)| Due::from_key(&key).map(|due| due.at_ms)).transpose()
