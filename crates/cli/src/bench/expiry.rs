@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::BenchArgs;
 use crate::bench::nodes::Nodes;
-use crate::bench::report::{Finding, Report};
-use crate::bench::steady::Steady;
+use crate::bench::report::{Finding, Report, bound, told};
+use crate::bench::steady::{Seen, Steady};
 use crate::bench::workload::{self, Plan};
 use crate::output;
 
@@ -70,45 +70,35 @@ pub async fn run(arguments: &BenchArgs) -> Result<Report> {
         bail!("{gone} keys were removed {removed:?} after they were due");
     }
     let (left, reclaimed) = reclaimed(&nodes, held_bytes).await;
-    let told = |what: &str, value, unit| Finding { what: what.into(), value, unit, most: None };
-    let bound =
-        |what: &str, value, unit, most| Finding { most: Some(most), ..told(what, value, unit) };
-    let slower = |storm: &Histogram<u64>, quiet: &Histogram<u64>| {
-        storm.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64
-    };
-    let p99 = |histogram: &Histogram<u64>| histogram.value_at_quantile(0.99) as f64 / 1e3;
-    Ok(Report {
-        findings: vec![
-            told("keys that expired", gone as f64, "keys"),
-            told("from the first due to the last removed", removed.as_secs_f64(), "s"),
-            told("put p99, quiet", p99(&quiet.puts), "ms"),
-            bound(
-                "put p99 while they expire",
-                slower(&storm.puts, &quiet.puts),
-                "x quiet",
-                SLOWER_MAX,
-            ),
-            told("get p99, quiet", p99(&quiet.gets), "ms"),
-            bound(
-                "get p99 while they expire",
-                slower(&storm.gets, &quiet.gets),
-                "x quiet",
-                SLOWER_MAX,
-            ),
-            told("files of all ranges before", held_bytes as f64 / f64::from(1 << 20), "MiB"),
-            bound("files left, without a client's write", left, "%", LEFT_PERCENT_MAX),
-            told("from the last removed to that", reclaimed.as_secs_f64(), "s"),
-            bound("failed operations", (quiet.errors + storm.errors) as f64, "operations", 0.0),
-        ],
-        setting: format!(
-            "{} keys of {} B expire within 1 s, {RATE} operations a second beside them, \
-             {} s of history",
-            arguments.keys,
-            arguments.value_bytes,
-            HISTORY.as_secs()
-        ),
-        ..Report::new()
-    })
+    let mut findings = findings(&quiet, &storm);
+    findings.extend([
+        told("keys that expired", gone as f64, "keys"),
+        told("from the first due to the last removed", removed.as_secs_f64(), "s"),
+        told("files of all ranges before", held_bytes as f64 / f64::from(1 << 20), "MiB"),
+        bound("files left, without a client's write", left, "%", LEFT_PERCENT_MAX),
+        told("from the last removed to that", reclaimed.as_secs_f64(), "s"),
+    ]);
+    let setting = format!(
+        "{} keys of {} B expire within 1 s, {RATE} operations a second beside them, history {} s",
+        arguments.keys,
+        arguments.value_bytes,
+        HISTORY.as_secs()
+    );
+    Ok(Report { findings, setting, ..Report::new() })
+}
+
+/// What the clients beside it felt.
+fn findings(quiet: &Seen, storm: &Seen) -> Vec<Finding> {
+    let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64 / 1e3;
+    let slower = |storm, quiet| p99(storm) / p99(quiet);
+    let (puts, gets) = (slower(&storm.puts, &quiet.puts), slower(&storm.gets, &quiet.gets));
+    vec![
+        told("put p99, quiet", p99(&quiet.puts), "ms"),
+        bound("put p99 while they expire", puts, "x quiet", SLOWER_MAX),
+        told("get p99, quiet", p99(&quiet.gets), "ms"),
+        bound("get p99 while they expire", gets, "x quiet", SLOWER_MAX),
+        bound("failed operations", (quiet.errors + storm.errors) as f64, "operations", 0.0),
+    ]
 }
 
 /// Waits until ranges have seen `changes` that are not of `beside`, or for too long.

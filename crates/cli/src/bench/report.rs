@@ -126,6 +126,16 @@ pub struct Finding {
     pub most: Option<f64>,
 }
 
+/// A figure for orientation.
+pub fn told(what: &str, value: f64, unit: &'static str) -> Finding {
+    Finding { what: what.into(), value, unit, most: None }
+}
+
+/// A figure that should be at most `most`.
+pub fn bound(what: &str, value: f64, unit: &'static str, most: f64) -> Finding {
+    Finding { what: what.into(), value, unit, most: Some(most) }
+}
+
 impl Finding {
     /// Whether it stays within its bound; `None` where there is none.
     pub fn keeps_aim(&self) -> Option<bool> {

@@ -9,7 +9,7 @@ use holdfast_model::History;
 
 use crate::args::{BenchArgs, Workload};
 use crate::bench::nodes::Nodes;
-use crate::bench::report::{Finding, Report};
+use crate::bench::report::{Report, bound, told};
 use crate::bench::suite;
 use crate::bench::workload::{self, Plan};
 use crate::output;
@@ -19,7 +19,9 @@ const RANGES: u32 = 8;
 /// Longest a restart should take, seconds.
 const RESTART_SECONDS_MAX: f64 = 3.0;
 /// Longest it is waited for.
-const RESTART_LIMIT: Duration = Duration::from_secs(120);
+const RESTART_LIMIT: Duration = Duration::from_secs(60);
+/// Least time the probes have, however long the nodes took.
+const PROBE_MIN: Duration = Duration::from_secs(5);
 /// Keys written and read to see that every range serves.
 const PROBES: u64 = 256;
 /// What the nodes are told to use, bytes: memtables, blocks, recent log entries.
@@ -60,9 +62,6 @@ pub async fn run(arguments: &BenchArgs) -> Result<Report> {
     let resident_bytes = filled_bytes.max(nodes.resident_bytes_max());
     let budget_bytes: u64 = MEMORY.iter().map(|(_, bytes)| bytes).sum();
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    let told = |what: &str, value, unit| Finding { what: what.into(), value, unit, most: None };
-    let bound =
-        |what: &str, value, unit, most| Finding { most: Some(most), ..told(what, value, unit) };
     Ok(Report {
         rows: vec![suite::row("mixed 90/10 after it", RANGES, &outcome, None)],
         findings: vec![
@@ -88,7 +87,7 @@ async fn serving(endpoints: &[String], arguments: &BenchArgs, end: Instant) -> R
     loop {
         match Plan::new(endpoints, KEYSPACE, arguments).await {
             Ok(plan) => {
-                let left = end.saturating_duration_since(Instant::now());
+                let left = end.saturating_duration_since(Instant::now()).max(PROBE_MIN);
                 probe(&plan, left).await.context("after the restart")?;
                 return Ok(plan);
             }
