@@ -25,6 +25,20 @@ const BULK_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a keyspace to be created.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Different beginnings of a value.
+const NOISE_BYTES: usize = 64 << 10;
+
+/// Bytes of which every second four are random.
+fn noise(bytes: usize) -> Bytes {
+    let mut random = Random::new(1);
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        noise.extend_from_slice(&random.next().to_le_bytes()[..4]);
+        noise.extend_from_slice(b"abcd");
+    }
+    noise.into()
+}
+
 /// Name of a workload in tables.
 pub fn name(workload: Workload) -> &'static str {
     match workload {
@@ -100,6 +114,8 @@ pub struct Plan {
     keys: u64,
     key_bytes: usize,
     value: Bytes,
+    /// Half of it compresses, half does not; values of a bulk fill are parts of it.
+    noise: Bytes,
     seed: Arc<AtomicU64>,
 }
 
@@ -120,6 +136,7 @@ impl Plan {
             keys: arguments.keys,
             key_bytes: arguments.key_bytes as usize,
             value: Bytes::from(vec![b'v'; arguments.value_bytes as usize]),
+            noise: noise(NOISE_BYTES + arguments.value_bytes as usize),
             seed: Arc::new(AtomicU64::new(1)),
         })
     }
@@ -154,7 +171,12 @@ impl Plan {
         Ok(())
     }
 
-    /// [`Plan::fill`] in batches; `ttl` says how long the `i`-th key lives, `None`: for ever.
+    fn bulk_value(&self, i: u64) -> Bytes {
+        let start = Random::new(i).below(NOISE_BYTES as u64) as usize;
+        self.noise.slice(start..start + self.value.len())
+    }
+
+    /// [`Plan::fill`] in batches, with values as real data has them; `ttl` says how long the `i`-th key lives, `None`: for ever.
     ///
     /// # Errors
     /// A write that fails.
@@ -163,7 +185,7 @@ impl Plan {
         let batches = starts.map(|start| {
             let mut batch = self.client.batch();
             for i in start..self.keys.min(start + BULK_KEYS) {
-                let put = Operation::put(self.key(i), self.value.clone());
+                let put = Operation::put(self.key(i), self.bulk_value(i));
                 batch = batch.push(match ttl(i) {
                     Some(ttl) => put.ttl(ttl),
                     None => put,
