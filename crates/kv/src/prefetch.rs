@@ -120,6 +120,11 @@ impl ColdPart {
     /// As those of [`StateMachine::apply`](crate::StateMachine::apply) that come from the engine.
     pub fn read(self) -> Result<Warmed> {
         let mut look = Look::new(&self.engine, self.base, true);
+        let as_key = |need: &Need| match need {
+            Need::Key(key) => Some(key.clone()),
+            _ => None,
+        };
+        look.keys(self.needs.iter().filter_map(as_key).collect())?;
         for need in self.needs {
             look.need(need)?;
         }
@@ -240,11 +245,26 @@ impl<'a> Look<'a> {
             return Ok(true);
         }
         let Cached::Answer(record) = self.get(Family::Data, key)? else { return Ok(false) };
+        self.know(key.clone(), record)?;
+        Ok(true)
+    }
+
+    /// Many keys in one look, which reads blocks that follow each other at once.
+    fn keys(&mut self, keys: Vec<Bytes>) -> Result<()> {
+        let slices: Vec<&[u8]> = keys.iter().map(Bytes::as_ref).collect();
+        let records = self.engine.multi_get(Family::Data, &slices, self.base)?;
+        for (key, record) in keys.into_iter().zip(records) {
+            self.know(key, record)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the newest version of a key, and looks for the lease it is attached to.
+    fn know(&mut self, key: Bytes, record: Option<Record>) -> Result<()> {
         let entry = record.map(|record| decode(key.clone(), record)).transpose()?;
         let lease = entry.as_ref().map_or(0, |entry| entry.lease.0);
-        self.known.data.insert(key.clone(), entry);
-        self.lease_of(lease)?;
-        Ok(true)
+        self.known.data.insert(key, entry);
+        self.lease_of(lease)
     }
 
     /// The record of an internal family; `None` where it is not in memory.

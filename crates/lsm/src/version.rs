@@ -239,7 +239,7 @@ impl Version {
 /// What `table` says of `key`, its range tombstones heeded.
 #[inline]
 fn get_unhidden(
-    table: &Table,
+    table: &Arc<Table>,
     family: Family,
     key: &[u8],
     hash: u64,

@@ -191,6 +191,28 @@ impl Reader {
         })
     }
 
+    /// Like [`Reader::multi_get`], but says [`Cached::NeedsIo`] of keys that are not in memory:
+    /// ask for these again at the same state, in parts on threads that may wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Reader::multi_get`].
+    pub fn multi_get_cached(&self, keys: &[Bytes], at: At) -> Result<Vec<Cached<Option<Entry>>>> {
+        self.look(at, |view| {
+            for key in keys {
+                self.check_span(view, key)?;
+            }
+            let slices: Vec<&[u8]> = keys.iter().map(Bytes::as_ref).collect();
+            let records = self.engine.multi_get_cached(Family::Data, &slices, view.point)?;
+            let shown = |(key, record): (&Bytes, _)| {
+                Ok(match record {
+                    Cached::Answer(record) => Cached::Answer(shown(view, key, record)?),
+                    Cached::NeedsIo => Cached::NeedsIo,
+                })
+            };
+            keys.iter().zip(records).map(shown).collect()
+        })
+    }
+
     /// How full the session table is.
     pub fn session_stats(&self) -> SessionStats {
         SessionStats {

@@ -163,4 +163,8 @@ fn many_keys_are_read_at_one_state() {
     let found = world.reader().multi_get(&asked, At::Current).unwrap();
     let found: Vec<bool> = found.iter().map(Option::is_some).collect();
     assert_eq!(found, [true, false, false, true]);
+    let found = world.reader().multi_get(&asked, At::Current).unwrap();
+    let cached = world.reader().multi_get_cached(&asked, At::Current).unwrap();
+    let in_memory: Vec<_> = found.into_iter().map(Cached::Answer).collect();
+    assert_eq!(cached, in_memory, "nothing was flushed");
 }

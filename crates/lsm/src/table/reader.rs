@@ -40,8 +40,14 @@ pub(crate) enum Lookup {
     Found(Option<Record>),
     /// It holds nothing: look further down.
     Absent,
-    /// A block is not cached and the disk must not be waited for.
-    NeedsIo,
+    /// Something is not cached and the disk must not be waited for; a data block if it is given.
+    NeedsIo(Option<Cold>),
+}
+
+/// A data block that is not in memory.
+pub(crate) struct Cold {
+    pub(crate) table: Arc<Table>,
+    pub(crate) handle: Handle,
 }
 
 /// Where tables live: the doors and shared parts a table needs.
@@ -317,7 +323,7 @@ impl Table {
 
     /// The newest record of `key` with a sequence number of at most `seq_max`.
     pub(crate) fn get(
-        &self,
+        self: &Arc<Self>,
         family: Family,
         key: &[u8],
         hash: u64,
@@ -331,7 +337,9 @@ impl Table {
         let first = section.parts.start + section.fence.seek(key);
         // Versions of one key may span several partitions; every other search ends in its first.
         for part in first..section.parts.end {
-            let Some(partition) = self.partition(part, fill)? else { return Ok(Lookup::NeedsIo) };
+            let Some(partition) = self.partition(part, fill)? else {
+                return Ok(Lookup::NeedsIo(None));
+            };
             if part == first {
                 count_one(&self.counts.checks);
                 if !partition.filter().may_contain(hash) {
@@ -349,7 +357,7 @@ impl Table {
 
     /// Looks into the blocks of one partition.
     fn search(
-        &self,
+        self: &Arc<Self>,
         partition: &Partition,
         key: &[u8],
         seq_max: u64,
@@ -360,7 +368,7 @@ impl Table {
             let Some((handle, seqs)) = partition.block(number) else { break };
             if seqs.0 <= seq_max {
                 let Some(block) = self.block(handle, fill)? else {
-                    return decided(Lookup::NeedsIo);
+                    return decided(Lookup::NeedsIo(Some(Cold { table: self.clone(), handle })));
                 };
                 match block.find(key, seq_max).ok_or_else(|| self.damaged(handle))? {
                     Found::Absent => return decided(Lookup::Absent),
@@ -372,7 +380,7 @@ impl Table {
                             Stored::Inline(_) => return decided(inline(block, found)),
                             Stored::Blob(reference) => match self.blob(reference, fill)? {
                                 Some(value) => value,
-                                None => return decided(Lookup::NeedsIo),
+                                None => return decided(Lookup::NeedsIo(None)),
                             },
                         };
                         let record = Record { seq: found.seq, ordinal: found.ordinal, value };
@@ -465,6 +473,22 @@ impl Table {
         let block = self.decode(content, handle)?;
         self.home.shared.cache_content(key, block.content().clone());
         Ok(Some(block))
+    }
+
+    /// Brings data blocks that lie one behind the other into the cache, by one read.
+    pub(crate) fn load_blocks(&self, handles: &[Handle]) -> Result<()> {
+        let (Some(first), Some(last)) = (handles.first(), handles.last()) else { return Ok(()) };
+        let bytes = usize::try_from(last.end() - first.offset).unwrap_or(0);
+        let (mut stored, mut scratch) = (vec![0; bytes], Vec::new());
+        self.read_raw(first.offset, &mut stored)?;
+        for handle in handles {
+            let from = usize::try_from(handle.offset - first.offset).unwrap_or(usize::MAX);
+            let stored = stored.get(from..from.saturating_add(handle.bytes as usize));
+            let block = self.block_from(*handle, stored.unwrap_or_default(), &mut scratch)?;
+            let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
+            self.home.shared.cache_content(key, block.content().clone());
+        }
+        Ok(())
     }
 
     /// A data block out of `stored`, its bytes as they lie in the file; the cache is left alone.

@@ -316,7 +316,18 @@ fn check_family(engine: &Engine, model: &Model, family: Family, at: ReadPoint) {
     assert_eq!(backward, expected, "{family:?} backward at {at:?}");
     let keys: Vec<&[u8]> =
         model.families.get(&family).into_iter().flatten().map(|(k, _)| k.as_ref()).collect();
+    let cached = engine.multi_get_cached(family, &keys, at).unwrap();
     let found = engine.multi_get(family, &keys, at).unwrap();
+    let mut backward = keys.clone();
+    backward.extend([b"never written".as_ref(), b"zzz"].into_iter().chain(keys.iter().copied()));
+    backward.reverse();
+    let mut again = engine.multi_get(family, &backward, at).unwrap();
+    again.reverse();
+    let (front, back) = again.split_at(found.len());
+    assert_eq!((front, back), (&found[..], &[&[None, None], &found[..]].concat()[..]));
+    for (cached, found) in cached.into_iter().zip(&found) {
+        assert!(cached == Cached::NeedsIo || cached == Cached::Answer(found.clone()));
+    }
     for (key, found) in keys.into_iter().zip(found) {
         assert_eq!(found, model.get(family, key, at), "{family:?} {key:?} at {at:?}");
         match engine.get_cached(family, key, at).unwrap() {

@@ -11,5 +11,6 @@ mod harness;
 mod memory;
 mod model;
 mod ranges;
+mod reads;
 mod scrub;
 mod span;

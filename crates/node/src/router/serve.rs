@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use holdfast_kv as kv;
 use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
 use holdfast_model::{LeaseId, RangeId, Revision};
@@ -14,6 +15,8 @@ use super::attempt::leader_of;
 use super::outcome::{self, ItemResult};
 use crate::api::{ApiError, Header, LeaseState, Point, ReadLevel, Staleness};
 
+/// Most threads that read the keys of one request from the disk at the same time.
+const COLD_PARTS_MAX: usize = 8;
 /// How often a read of the newest state starts anew because compaction overtook it.
 const RESTARTS_MAX: usize = 64;
 
@@ -262,12 +265,57 @@ async fn answer(
             return Ok((point, Reply::Get(entry)));
         }
     }
+    if let Query::GetMany(keys) = query
+        && let Some(answered) = get_many(gateway, &reader, at, keys).await?
+    {
+        return Ok(answered);
+    }
     let query = query.clone();
     let work = gateway
         .parts
         .pool
         .run(move || pinned(&reader, at, |at| look(&reader, at, &query)).map_err(engine_error));
     work.await.map_err(|error| ApiError::NotReady(format!("reads from disk: {error}")))?
+}
+
+/// Answers what memory holds of `keys` at once and reads the rest in parts, on several threads at
+/// the same time. None where the state was compacted meanwhile: begin anew, in one look.
+async fn get_many(
+    gateway: &Gateway,
+    reader: &kv::Reader,
+    at: Option<Point>,
+    keys: &[Bytes],
+) -> Result<Option<(kv::ReadPoint, Reply)>, ApiError> {
+    let look = |at| Ok((at, reader.multi_get_cached(keys, at)?));
+    let (point, (at_point, cached)) = pinned(reader, at, look).map_err(engine_error)?;
+    let mut found = vec![None; keys.len()];
+    let mut cold = Vec::new();
+    for ((cached, slot), key) in cached.into_iter().zip(&mut found).zip(keys) {
+        match cached {
+            kv::Cached::Answer(entry) => *slot = entry,
+            kv::Cached::NeedsIo => cold.push((key.clone(), slot)),
+        }
+    }
+    // Keys that lie beside each other are read together.
+    cold.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let part_keys = cold.len().div_ceil(COLD_PARTS_MAX).max(1);
+    let reads = cold.chunks(part_keys).map(|part| {
+        let keys: Vec<Bytes> = part.iter().map(|(key, _)| key.clone()).collect();
+        let reader = reader.clone();
+        gateway.parts.pool.run(move || reader.multi_get(&keys, at_point))
+    });
+    let mut entries = Vec::with_capacity(cold.len());
+    for read in join_all(reads).await {
+        match read.map_err(|error| ApiError::NotReady(format!("reads from disk: {error}")))? {
+            Ok(part) => entries.extend(part),
+            Err(kv::Error::Compacted { .. }) if at.is_none() => return Ok(None),
+            Err(error) => return Err(engine_error(error)),
+        }
+    }
+    for ((_, slot), entry) in cold.into_iter().zip(entries) {
+        *slot = entry;
+    }
+    Ok(Some((point, Reply::GetMany(found))))
 }
 
 /// Runs `read` at one point: the asked one, or the newest. Where the newest one is compacted
