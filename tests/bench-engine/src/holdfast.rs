@@ -17,8 +17,10 @@ use holdfast_model::{LogIndex, Revision};
 
 use crate::store::{Key, Settings, Store};
 
-/// How long the thread behind the engine rests when there is nothing to do.
+/// How long a write waits before it asks again whether it may go on.
 const REST: Duration = Duration::from_micros(200);
+/// How long the thread behind the engine rests when there is nothing to do and nobody wakes it.
+const IDLE: Duration = Duration::from_millis(20);
 /// The newest revisions that stay readable.
 const HISTORY: u64 = 1_000;
 
@@ -64,7 +66,7 @@ fn work(engine: &Engine, is_closing: &AtomicBool) {
     while !is_closing.load(Ordering::Relaxed) {
         match engine.next_job() {
             Some(job) => job.run().expect("a job of the benchmark"),
-            None => thread::park_timeout(REST),
+            None => thread::park_timeout(IDLE),
         }
     }
 }
@@ -86,7 +88,13 @@ impl Store for Holdfast {
             index: LogIndex(self.revision),
             clock_ms: 0,
         };
-        Ok(self.engine.write(batch, point, 0)?)
+        self.engine.write(batch, point, 0)?;
+        if self.engine.is_flush_due()
+            && let Some(worker) = &self.worker
+        {
+            worker.thread().unpark();
+        }
+        Ok(())
     }
 
     fn get(&self, key: &Key) -> Result<Option<usize>> {
