@@ -60,6 +60,15 @@ impl KeyIndex {
         }
     }
 
+    /// Asks for the memory in which a key with this hash is looked for.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u32) {
+        let table = self.tables.get(self.current.load(Sync::Relaxed)).and_then(OnceLock::get);
+        if let Some(slot) = table.and_then(|t| t.get(hash as usize & (t.len() - 1))) {
+            slot.prefetch_self();
+        }
+    }
+
     /// Makes `node` the newest of its key, if it is; true if the key is new here. Only the list's
     /// one writer may call this, and it must `grow` first when the table is half full.
     ///

@@ -66,6 +66,10 @@ pub(crate) struct Seal {
     pub(crate) gate: u64,
 }
 
+/// Operations whose places in the index are asked for before the first of them is inserted: each
+/// is a cache miss of its own, and so they come at the same time.
+const HASHES_AHEAD: usize = 32;
+
 /// A memtable, active or sealed.
 pub(crate) struct Memtable {
     lists: [Arc<SkipList>; Family::COUNT],
@@ -102,10 +106,15 @@ impl Memtable {
         while let Some(first) = operations.first() {
             let family = first.family;
             let run = operations.iter().take_while(|o| o.family == family).count();
-            let (now, later) = operations.split_at(run);
-            let mut writer = self.lists[family.index()].writer();
-            for o in now {
-                let hash = list_hash(key_hash(family, &o.key));
+            let (now, later) = operations.split_at(run.min(HASHES_AHEAD));
+            let list = &self.lists[family.index()];
+            let mut hashes = [0; HASHES_AHEAD];
+            for (hash, o) in hashes.iter_mut().zip(now) {
+                *hash = list_hash(key_hash(family, &o.key));
+                list.prefetch(*hash);
+            }
+            let mut writer = list.writer();
+            for (o, hash) in now.iter().zip(hashes) {
                 let existed = writer.insert(&o.key, hash, o.seq, o.ordinal, o.value.as_ref());
                 assert!(
                     !(existed && family.keeps_versions()),

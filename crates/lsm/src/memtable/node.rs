@@ -106,13 +106,13 @@ impl Link {
     /// Asks for the memory of the node this leads to, which may be looked at soon.
     #[inline]
     pub(super) fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let node = self.0.load(Sync::Relaxed);
-            // SAFETY: a prefetch reads nothing, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(node.cast()) };
-        }
+        prefetch(self.0.load(Sync::Relaxed));
+    }
+
+    /// Asks for the memory of the link itself.
+    #[inline]
+    pub(super) fn prefetch_self(&self) {
+        prefetch(self);
     }
 
     /// Leads to `node` from now on.
@@ -127,6 +127,19 @@ impl Link {
     fn copy(&self, other: &Self) {
         self.0.store(other.0.load(Sync::Relaxed), Sync::Relaxed);
     }
+}
+
+/// Asks for the memory at `address`.
+#[inline]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A node that is alive, and fully written, for `'a`.

@@ -145,6 +145,12 @@ impl SkipList {
         Some(node.entry())
     }
 
+    /// Asks for the memory an insert of a key with this hash begins with.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u32) {
+        self.index.prefetch(hash);
+    }
+
     /// Entries with sequence numbers from `seq_min` to `seq_max`, in the order of insertion.
     ///
     /// Cost: a look at those entries alone, if insertion followed the sequence numbers; at all
@@ -428,7 +434,12 @@ impl Cursor {
 
     /// Moves to the following entry.
     pub(crate) fn next(&mut self) {
-        self.node = NodeId::of(self.node().and_then(|node| node.link(0).load()));
+        let next = self.node().and_then(|node| node.link(0).load());
+        if let Some(next) = next {
+            // Neighbours in order are strangers in memory.
+            next.link(0).prefetch();
+        }
+        self.node = NodeId::of(next);
     }
 
     /// Moves to the preceding entry. Cost: a search, there are no backward links.
