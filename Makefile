@@ -10,7 +10,7 @@ KEYS ?= 1000000
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench bench-engine ci
+        test lint verify fix bench bench-engine storm-storage ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,8 @@ test: ## everything a change must pass
 lint: ## formatting, clippy, documentation warnings; never writes
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --quiet -- -D warnings
+	@$(CARGO) clippy --release --manifest-path tests/storm-storage/Cargo.toml \
+		--target-dir target/storm-storage --all-targets --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
 verify: lint test ## lint and test; never writes
@@ -61,6 +63,10 @@ bench: ## throughput, latency, CPU per operation beside a gRPC echo, own nodes (
 
 ci: ## what decides whether a change lands
 	@.ci/run
+
+storm-storage: ## long crash, fault, kill and peer runs (IMAGES= FAULTS= KILLS= SEED= REPLAY=)
+	@CARGO="$(CARGO)" IMAGES="$(IMAGES)" FAULTS="$(FAULTS)" KILLS="$(KILLS)" SEED="$(SEED)" \
+		tests/storm-storage/run $(REPLAY)
 
 bench-engine: ## the storage engine beside RocksDB and fjall (KEYS=1000000)
 	@CARGO="$(CARGO)" tests/bench-engine/run --keys $(KEYS)

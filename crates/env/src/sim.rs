@@ -18,6 +18,6 @@ mod tree;
 
 pub use clock::{SimClock, SimTime};
 pub use content::{PAGE_BYTES, SECTOR_BYTES};
-pub use disk::{DiskCounters, SimDisk, is_power_cut};
+pub use disk::{Call, DiskCounters, SimDisk, is_power_cut};
 pub use fault::{Effect, Fault, FaultId, Operation};
 pub use random::{Random, SimEntropy};

@@ -61,6 +61,33 @@ pub struct DiskCounters {
     pub bytes_written: u64,
 }
 
+/// A call on a disk, as a watcher sees it before it happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// What is about to happen.
+    pub operation: Operation,
+    /// To which file or directory; an open file goes by the name it was opened by.
+    pub path: &'a Path,
+    /// Where in the file, for reads and writes.
+    pub offset: u64,
+    /// How many bytes, for reads and writes.
+    pub bytes: usize,
+}
+
+/// See [`SimDisk::watch`].
+type Watcher = Arc<dyn Fn(&SimDisk, Call<'_>) + Send + Sync>;
+
+/// Who watches a disk.
+#[derive(Clone, Default)]
+pub(super) struct Watch(Arc<Mutex<Option<Watcher>>>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let is_watched = self.0.lock().is_some();
+        f.debug_tuple("Watch").field(&is_watched).finish()
+    }
+}
+
 /// Everything of a disk, behind one lock: calls on it are one after another.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -133,6 +160,7 @@ impl State {
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
     pub(super) state: Arc<Mutex<State>>,
+    watch: Watch,
 }
 
 impl SimDisk {
@@ -178,6 +206,33 @@ impl SimDisk {
         self.succeed(|tree| tree.after_crash(keep_percent, block_bytes, &mut random))
     }
 
+    /// The disk as [`SimDisk::crash`] would leave it, while this one goes on.
+    pub fn image(&self, keep_percent: u8, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let block_bytes = if random.chance(50) { SECTOR_BYTES } else { PAGE_BYTES };
+        let state = self.state.lock();
+        Self::holding(&state, state.tree.after_crash(keep_percent, block_bytes, &mut random))
+    }
+
+    /// Has `watcher` told of every call before it happens: to take an image between any two, or
+    /// to learn which bytes are read as one. One watcher at a time; it may call this disk, and
+    /// is told of that as well.
+    pub fn watch(&self, watcher: impl Fn(&Self, Call<'_>) + Send + Sync + 'static) {
+        *self.watch.0.lock() = Some(Arc::new(watcher));
+    }
+
+    /// Ends the watch.
+    pub fn unwatch(&self) {
+        *self.watch.0.lock() = None;
+    }
+
+    pub(super) fn announce(&self, operation: Operation, path: &Path, offset: u64, bytes: usize) {
+        let watcher = self.watch.0.lock().clone();
+        if let Some(watcher) = watcher {
+            watcher(self, Call { operation, path, offset, bytes });
+        }
+    }
+
     /// Ends the process that uses the disk: its handles and locks die, while everything written,
     /// synced or not, is still in the page cache of the new disk and can yet be lost by a crash.
     pub fn kill(&self) -> Self {
@@ -187,12 +242,14 @@ impl SimDisk {
     fn succeed(&self, tree: impl FnOnce(&Tree) -> Tree) -> Self {
         let mut state = self.state.lock();
         state.is_cut = true;
-        let successor = State {
-            tree: tree(&state.tree),
-            capacity_bytes: state.capacity_bytes,
-            ..State::default()
-        };
-        Self { state: Arc::new(Mutex::new(successor)) }
+        Self::holding(&state, tree(&state.tree))
+    }
+
+    /// A disk like the one of `state`, that holds `tree`.
+    fn holding(state: &State, tree: Tree) -> Self {
+        let capacity_bytes = state.capacity_bytes;
+        let successor = State { tree, capacity_bytes, ..State::default() };
+        Self { state: Arc::new(Mutex::new(successor)), watch: Watch::default() }
     }
 
     /// Plans a fault.
@@ -296,6 +353,7 @@ impl SimDisk {
         path: &Path,
         change: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
+        self.announce(operation, path, 0, 0);
         let mut state = self.state.lock();
         match state.enter(operation, path)? {
             Verdict::Cut => change(&mut state).and(Err(power_cut())),
@@ -363,6 +421,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.announce(Operation::SyncDir, path, 0, 0);
         let mut state = self.state.lock();
         match state.enter(Operation::SyncDir, path)? {
             Verdict::Proceed => state.tree.sync_dir(path),

@@ -45,6 +45,7 @@ impl SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.announce(Operation::Read, &self.path, offset, buffer.len());
         let mut state = self.disk.state.lock();
         let verdict = state.enter(Operation::Read, &self.path)?;
         let content = state.tree.content(self.inode)?;
@@ -59,6 +60,7 @@ impl File for SimFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check_writable()?;
+        self.disk.announce(Operation::Write, &self.path, offset, bytes.len());
         let mut state = self.disk.state.lock();
         state.counters.bytes_written += bytes.len() as u64;
         match state.enter(Operation::Write, &self.path)? {
@@ -85,6 +87,7 @@ impl File for SimFile {
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        self.disk.announce(Operation::Sync, &self.path, 0, 0);
         let mut state = self.disk.state.lock();
         let verdict = state.enter(Operation::Sync, &self.path)?;
         let content = state.tree.content(self.inode)?;

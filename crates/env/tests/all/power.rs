@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use holdfast_env::sim::{Effect, Fault, Operation, SimDisk, is_power_cut};
 use holdfast_env::{Disk, OpenMode};
@@ -322,4 +323,39 @@ fn replace_leaves_the_old_or_the_new_file_at_every_power_cut() {
         }
     }
     assert_eq!(outcomes.len(), 2, "both ends were seen");
+}
+
+#[test]
+fn a_watcher_takes_images_between_any_two_calls_and_the_disk_goes_on() {
+    let disk = SimDisk::new();
+    let images = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::clone(&images);
+    disk.watch(move |disk, call| {
+        if call.operation.is_mutating() {
+            taken.lock().unwrap().push((call.operation, disk.image(0, 1)));
+        }
+    });
+    let (dir, path) = (Path::new("/d"), Path::new("/d/f"));
+    disk.create_dir_all(dir).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let file = disk.open(path, OpenMode::CreateNew).unwrap();
+    disk.sync_dir(dir).unwrap();
+    file.write_all_at(b"durable", 0).unwrap();
+    file.sync_all().unwrap();
+    disk.unwatch();
+    file.write_all_at(b"more", 0).unwrap();
+    let images = images.lock().unwrap();
+    let expected = [
+        (Operation::Create, None),
+        (Operation::SyncDir, None),
+        (Operation::Create, None),
+        (Operation::SyncDir, None),
+        (Operation::Write, Some(&b""[..])),
+        (Operation::Sync, Some(b"")),
+    ];
+    let found = images.iter().map(|(operation, image)| (*operation, image.read(path).ok()));
+    let expected = expected.map(|(operation, bytes)| (operation, bytes.map(<[u8]>::to_vec)));
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+    assert_eq!(disk.image(0, 1).read(path).unwrap(), b"durable");
+    assert_eq!(disk.read(path).unwrap(), b"moreble");
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use holdfast_env::sim::SimDisk;
 use holdfast_journal::SegmentInspector;
 
-use crate::model::{Op, World, matches, ops};
 use crate::rig::{DIR, Rig, at, entries, ignore, small};
+use crate::world::{Op, World, matches, ops};
 
 /// Works until done or until the power goes.
 fn run(disk: SimDisk, work: &[Op]) -> Option<World> {

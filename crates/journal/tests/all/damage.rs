@@ -7,8 +7,8 @@ use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
 use holdfast_journal::{BatchKind, Error, SegmentInspector};
 
-use crate::model::{World, ops};
 use crate::rig::{DIR, Rig, at, entries, group, ignore, small};
+use crate::world::{World, ops};
 
 /// A world at rest: everything is durable and covered by a mark.
 fn at_rest(seed: u64, count: usize) -> World {

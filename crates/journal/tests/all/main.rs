@@ -10,3 +10,4 @@ mod model;
 mod real;
 mod rig;
 mod space;
+mod world;

@@ -69,13 +69,14 @@ impl Retain {
         if self.is_covered || self.is_foreign || is_hidden {
             return false;
         }
+        let older_below = || older_below() && !holdfast_env::defect!(TOMBSTONE_DROPPED_EARLY);
         if !family.keeps_versions() {
             self.is_covered = true;
             return !is_tombstone || older_below();
         }
         self.is_covered = seq <= self.watermark;
         let may_go = is_tombstone && seq < self.watermark;
-        !may_go || (older_below() && !holdfast_env::defect!(TOMBSTONE_DROPPED_EARLY))
+        !may_go || older_below()
     }
 }
 
