@@ -28,6 +28,8 @@
 mod batch;
 mod bytes_at;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod inspect;
 mod journal;

@@ -18,6 +18,8 @@ mod checksum;
 mod codec;
 mod engine;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod generation;
 mod graveyard;
 mod jobs;

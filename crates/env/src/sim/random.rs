@@ -53,6 +53,35 @@ impl Random {
         self.below(100) < u64::from(percent)
     }
 
+    /// `bytes` with one to four changes: a bit, a byte at the edge of its range, a number there,
+    /// a piece repeated or left out, an early end. For decoders that shall survive what is near
+    /// to what they know.
+    pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(out.len() as u64 + 1) as usize;
+            let count = 1 + self.below(16) as usize;
+            let end = (at + count).min(out.len());
+            match self.below(6) {
+                0 if at < out.len() => out[at] ^= 1 << self.below(8),
+                1 if at < out.len() => out[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5) as usize],
+                2 if at + 4 <= out.len() => {
+                    let number =
+                        [0, 1, u32::MAX, 1 << 31, self.u64() as u32][self.below(5) as usize];
+                    out[at..at + 4].copy_from_slice(&number.to_le_bytes());
+                }
+                3 => {
+                    let piece = out[at..end].to_vec();
+                    out.splice(at..at, piece);
+                }
+                4 => drop(out.drain(at..end)),
+                5 if self.below(4) == 0 => out.truncate(at),
+                _ => {}
+            }
+        }
+        out
+    }
+
     /// Fills `buffer`, eight bytes a step.
     pub fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {

@@ -45,7 +45,7 @@ fn encode(generation: u64) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8]) -> std::result::Result<u64, &'static str> {
+pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<u64, &'static str> {
     let covered = bytes.get(..24).filter(|_| bytes.len() == BYTES).ok_or("wrong length")?;
     let mut decoder = Decoder::new(bytes);
     if decoder.bytes(8) != Some(MAGIC) {

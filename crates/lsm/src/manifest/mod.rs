@@ -15,6 +15,8 @@ mod current;
 mod edit;
 mod log;
 
+#[cfg(test)]
+pub(crate) use current::decode as decode_current;
 pub(crate) use current::{read_current, write_current};
 pub(crate) use edit::{Edit, LeveledTable};
 pub(crate) use log::{ManifestLog, encode_manifest, read_manifest};

@@ -5,11 +5,13 @@
 use proptest::prelude::*;
 
 use crate::blob::BlobRef;
+use crate::checksum;
+use crate::fuzz::{Target, put};
 use crate::manifest::Edit;
 use crate::table::block::{Block, Found, Stored};
 use crate::table::builder::BlockBuilder;
 use crate::table::filter::Filter;
-use crate::table::format::{Footer, Handle};
+use crate::table::format::{FOOTER_BYTES, Footer, Handle, load_block};
 use crate::table::index::Index;
 use crate::table::partition::{Partition, PartitionBuilder};
 use crate::table::properties::Properties;
@@ -42,21 +44,63 @@ fn use_block(content: &[u8]) {
     }
 }
 
-fn use_all(bytes: &[u8]) {
-    use_block(bytes);
-    let _ = Filter::decode(bytes).map(|filter| filter.may_contain(7));
-    let _ = Index::decode(bytes, 0..1_000);
-    let _ = Top::decode(bytes, 1_000);
-    let _ = Properties::decode(bytes);
-    let _ = Footer::decode(bytes, bytes.len() as u64, 7);
-    let _ = TableTombstones::decode(bytes).map(|t| t.bounds().unwrap());
-    let _ = Edit::decode(bytes);
-    let _ = BlobRef::decode(bytes);
-    if let Ok(partition) = Partition::decode(bytes, 3, 0..1_000) {
-        for number in partition.seek(b"key")..partition.blocks().end {
-            assert!(partition.block(number).is_some());
-        }
+/// Uses a partition of blocks; whether it was taken for one.
+fn use_partition(bytes: &[u8]) -> bool {
+    let Ok(partition) = Partition::decode(bytes, 3, 0..1_000) else { return false };
+    for number in partition.seek(b"key")..partition.blocks().end {
+        assert!(partition.block(number).is_some());
     }
+    true
+}
+
+/// Birth id of every file here.
+const BIRTH: u128 = 7;
+/// Length of the file whose footer is read.
+const FILE_BYTES: u64 = 2_000;
+
+/// Uses a footer whose checksum is right, whatever else is not.
+fn use_footer(bytes: &[u8]) -> bool {
+    let mut sealed = bytes.to_vec();
+    let covered = FOOTER_BYTES - 16;
+    let offset = FILE_BYTES - FOOTER_BYTES as u64;
+    let sum = checksum::at(BIRTH, offset, sealed.get(..covered).unwrap_or_default());
+    put(&mut sealed, covered, sum);
+    Footer::decode(&sealed, FILE_BYTES, BIRTH).is_ok()
+}
+
+/// Uses a stored block whose checksum is right.
+fn use_stored_block(bytes: &[u8]) -> bool {
+    let mut sealed = bytes.to_vec();
+    let covered = sealed.len().saturating_sub(8);
+    let sum = checksum::at(BIRTH, 40, sealed.get(..covered).unwrap_or_default());
+    put(&mut sealed, covered, sum);
+    load_block(&sealed, BIRTH, 40, &mut Vec::new()).is_ok()
+}
+
+/// The decoders of a table by name; each says whether it took the bytes for what it knows.
+pub(crate) const TARGETS: [Target; 10] = [
+    ("block", |bytes| {
+        use_block(bytes);
+        Block::new(bytes.into()).is_ok()
+    }),
+    ("filter", |bytes| Filter::decode(bytes).map(|filter| filter.may_contain(7)).is_ok()),
+    ("index", |bytes| Index::decode(bytes, 0..1_000).is_ok()),
+    ("top", |bytes| Top::decode(bytes, 1_400).is_ok()),
+    ("properties", |bytes| Properties::decode(bytes).is_ok()),
+    ("footer", use_footer),
+    ("stored_block", use_stored_block),
+    ("tombstones", |bytes| {
+        TableTombstones::decode(bytes).map(|found| found.bounds().unwrap()).is_ok()
+    }),
+    ("blob_reference", |bytes| BlobRef::decode(bytes).is_some()),
+    ("partition", use_partition),
+];
+
+fn use_all(bytes: &[u8]) {
+    for (_, target) in TARGETS {
+        target(bytes);
+    }
+    let _ = Edit::decode(bytes);
 }
 
 fn a_block() -> Vec<u8> {

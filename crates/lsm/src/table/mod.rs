@@ -29,7 +29,7 @@ mod fence;
 mod filter;
 mod format;
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
 mod index;
 mod level;
 mod partition;
