@@ -4,12 +4,14 @@
 //! one find it void when they want to commit.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_env::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 use crate::graveyard::{Grave, Graveyard};
+use crate::jobs::Split;
 use crate::manifest::ManifestLog;
 
 /// Name of the manifest in a generation's directory.
@@ -21,16 +23,24 @@ const BLOB_SUFFIX: &str = ".blob";
 const GENERATION_PREFIX: &str = "gen-";
 
 /// What running jobs have taken for themselves.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Claims {
     pub(crate) is_flushing: bool,
     /// Whether a compaction reads from level 0; only one may, or older data could pass newer.
     pub(crate) takes_level0: bool,
     pub(crate) tables: BTreeSet<u64>,
+    /// Compactions that have begun and not ended.
+    pub(crate) splits: Vec<Arc<Split>>,
     /// Version, watermark and epoch of the span at which there was nothing to compact. Whoever
     /// asks for jobs asks often, of hundreds of trees: the answer stays true until one of the
     /// three changes or a job gives its claims back.
     pub(crate) idle_at: Option<(u64, u64, u64)>,
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claims").field("tables", &self.tables).finish_non_exhaustive()
+    }
 }
 
 /// See the module.

@@ -48,6 +48,9 @@ pub struct EngineOptions {
     pub compaction_style: CompactionStyle,
     /// Compression of each level.
     pub compression: [Compression; LEVELS],
+    /// A compaction that reads more is cut into parts of about this size, bytes, that may run at
+    /// the same time.
+    pub compaction_part_bytes: u64,
     /// Tables in level 0 that call for a compaction.
     pub level0_tables: usize,
     /// Tables in level 0 at which writers should be slowed down; see `Stats::level0_tables`.
@@ -77,6 +80,7 @@ impl Default for EngineOptions {
             blob_file_bytes: 64 << 20,
             compaction_style: CompactionStyle::Leveled,
             compression: [Compression::Lz4; LEVELS],
+            compaction_part_bytes: 64 << 20,
             level0_tables: 4,
             level0_tables_slow: 20,
             debt_bytes_slow: 16 << 30,
@@ -124,6 +128,7 @@ impl EngineOptions {
                 "level0_tables_slow",
                 "at least level0_tables",
             ),
+            (self.compaction_part_bytes >= 1 << 10, "compaction_part_bytes", "at least 1 KiB"),
             (self.level_base_bytes >= 4 << 10, "level_base_bytes", "at least 4 KiB"),
             ((2..=100).contains(&self.level_multiplier), "level_multiplier", "between 2 and 100"),
             (self.manifest_bytes_max >= 1 << 10, "manifest_bytes_max", "at least 1 KiB"),

@@ -148,6 +148,7 @@ fn options() -> EngineOptions {
         level_multiplier: 2,
         blob_bytes_min: 64,
         blob_file_bytes: 1 << 10,
+        compaction_part_bytes: 4 << 10,
         manifest_bytes_max: 1 << 10,
         ..EngineOptions::default()
     }

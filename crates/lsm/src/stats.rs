@@ -13,6 +13,7 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) flushed_bytes: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    pub(crate) compaction_parts: AtomicU64,
     pub(crate) compacted_bytes_in: AtomicU64,
     pub(crate) compacted_bytes_out: AtomicU64,
     pub(crate) moves: AtomicU64,
@@ -70,6 +71,8 @@ pub struct Stats {
     pub flushed_bytes: u64,
     /// Compactions done that rewrote tables.
     pub compactions: u64,
+    /// Parts of these compactions, each a job of its own.
+    pub compaction_parts: u64,
     /// Bytes of tables compactions read.
     pub compacted_bytes_in: u64,
     /// Bytes of tables compactions wrote.
@@ -110,6 +113,7 @@ impl Stats {
             flushes: load(&counters.flushes),
             flushed_bytes: load(&counters.flushed_bytes),
             compactions: load(&counters.compactions),
+            compaction_parts: load(&counters.compaction_parts),
             compacted_bytes_in: load(&counters.compacted_bytes_in),
             compacted_bytes_out: load(&counters.compacted_bytes_out),
             moves: load(&counters.moves),

@@ -48,6 +48,13 @@ impl RangeTombstone {
             && upper.is_none_or(|upper| self.start.as_ref() < upper)
     }
 
+    /// The part of it from `lower` up to `upper`, if it has one; `None` is no bound.
+    pub(crate) fn within(&self, lower: Option<&Bytes>, upper: Option<&Bytes>) -> Option<Self> {
+        let start = lower.map_or(&self.start, |lower| lower.max(&self.start)).clone();
+        let end = upper.map_or(&self.end, |upper| upper.min(&self.end)).clone();
+        (start < end).then_some(Self { start, end, ..*self })
+    }
+
     /// The largest key it may contain: exact if `end` is the successor of a key, else `end`.
     pub(crate) fn largest(&self) -> Bytes {
         match self.end.split_last() {

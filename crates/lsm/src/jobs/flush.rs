@@ -19,17 +19,18 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
     // One table whatever its size: parts of a flush in level 0 would each be searched.
     let mut output = Output::new(tree, &work.generation, 0, u64::MAX, written);
     let dropped = write_out(&work.memtable, Retain::new(watermark, span), &mut output)?;
-    let tables = output.finish()?;
-    let bytes = tables.iter().map(|t| t.bytes()).sum::<u64>() + output.blob_bytes();
+    let mut made = output.finish()?;
     let proposal = Proposal {
         flushed: Some(work.memtable.clone()),
         removed: Vec::new(),
-        added: tables.into_iter().map(|table| (0, table)).collect(),
+        added: made.tables.iter().map(|table| (0, table.clone())).collect(),
         floor: if dropped == 0 { 0 } else { watermark },
     };
-    if output.commit(proposal)? {
+    let outcome = tree.commit(&work.generation, proposal);
+    made.files.keep_after(&outcome);
+    if outcome? {
         Counters::add(&tree.counters.flushes, 1);
-        Counters::add(&tree.counters.flushed_bytes, bytes);
+        Counters::add(&tree.counters.flushed_bytes, made.bytes);
         Counters::add(&tree.counters.dropped_records, dropped);
     }
     Ok(())

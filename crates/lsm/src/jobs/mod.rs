@@ -13,6 +13,7 @@ mod flush;
 mod output;
 mod pick;
 mod retain;
+mod split;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ pub(crate) use pick::debt_bytes;
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::graveyard::Grave;
-use crate::jobs::pick::{Plan, pick};
+use crate::jobs::pick::pick;
+pub(crate) use crate::jobs::split::Split;
 use crate::memtable::Memtable;
 use crate::stats::Counters;
 use crate::tree::Tree;
@@ -33,7 +35,7 @@ use crate::tree::Tree;
 pub enum JobKind {
     /// Writes a sealed memtable as a table: frees memory and journal.
     Flush,
-    /// Merges tables.
+    /// Merges tables, or a part of them: a large compaction is several jobs.
     Compaction,
     /// Deletes files nobody reads any more.
     Cleaning,
@@ -59,7 +61,9 @@ pub(crate) struct FlushWork {
 
 pub(crate) struct CompactWork {
     pub(crate) generation: Arc<Generation>,
-    pub(crate) plan: Plan,
+    pub(crate) split: Arc<Split>,
+    pub(crate) part: usize,
+    was_run: bool,
 }
 
 /// The most urgent work of `tree` nobody has taken yet.
@@ -110,6 +114,14 @@ fn claim(tree: &Arc<Tree>) -> Option<Work> {
         let work = FlushWork { generation: generation.clone(), memtable: memtable.clone() };
         return Some(Work::Flush(work));
     }
+    let work = |split: &Arc<Split>, part| {
+        let (generation, split) = (generation.clone(), split.clone());
+        Some(Work::Compact(CompactWork { generation, split, part, was_run: false }))
+    };
+    let begun = claims.splits.iter().find_map(|split| Some((split, split.take()?)));
+    if let Some((split, part)) = begun {
+        return work(split, part);
+    }
     let watermark = tree.watermark_for(state.version.point);
     let span = tree.span_for(state.version.point);
     let epoch = span.as_ref().map_or(0, |span| span.epoch);
@@ -122,8 +134,10 @@ fn claim(tree: &Arc<Tree>) -> Option<Work> {
         return None;
     };
     plan.claim(&mut claims);
-    drop(claims);
-    Some(Work::Compact(CompactWork { generation, plan }))
+    let split = Arc::new(Split::new(plan, tree.options.compaction_part_bytes));
+    let part = split.take()?;
+    claims.splits.push(split.clone());
+    work(&split, part)
 }
 
 impl Job {
@@ -140,8 +154,8 @@ impl Job {
     pub fn bytes(&self) -> u64 {
         match &self.work {
             Work::Flush(work) => work.memtable.bytes(),
-            Work::Compact(work) if work.plan.is_move => 0,
-            Work::Compact(work) => work.plan.bytes(),
+            Work::Compact(work) if work.split.plan.is_move => 0,
+            Work::Compact(work) => work.split.part_bytes(),
             Work::Clean(_) => 0,
         }
     }
@@ -154,7 +168,10 @@ impl Job {
     pub fn run(mut self) -> Result<()> {
         match &mut self.work {
             Work::Flush(work) => flush::run(&self.tree, work),
-            Work::Compact(work) => compact::run(&self.tree, work),
+            Work::Compact(work) => {
+                work.was_run = true;
+                compact::run(&self.tree, work)
+            }
             Work::Clean(graves) => clean(&self.tree, graves),
         }
     }
@@ -174,7 +191,9 @@ impl Drop for Job {
         self.tree.counters.running_jobs.fetch_sub(1, Ordering::Relaxed);
         match &mut self.work {
             Work::Flush(work) => work.generation.claims.lock().is_flushing = false,
-            Work::Compact(work) => work.plan.release(&mut work.generation.claims.lock()),
+            Work::Compact(CompactWork { generation, split, part, was_run }) => {
+                split.leave(*part, *was_run, generation);
+            }
             Work::Clean(graves) => {
                 for grave in graves.drain(..) {
                     self.tree.home.graveyard.bury(grave);

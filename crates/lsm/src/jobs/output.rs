@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use holdfast_env::Disk;
+
 use crate::blob::{BlobFile, BlobWriter};
 use crate::error::{Error, Result};
 use crate::generation::Generation;
@@ -13,10 +15,48 @@ use crate::table::{
     FileDescriptor, PIECES_MAX, Stored, Table, TableWriter, WriterOptions, Written,
 };
 use crate::tombstone::{Fragments, RangeTombstone, successor};
-use crate::tree::{Proposal, Tree};
+use crate::tree::Tree;
 use crate::types::Family;
 
-/// Tables being written. Files of an output that was not kept are deleted when it is dropped.
+/// Files nobody refers to yet: deleted when they are dropped, unless they are kept.
+pub(crate) struct NewFiles {
+    disk: Arc<dyn Disk>,
+    paths: Vec<PathBuf>,
+    is_kept: bool,
+}
+
+impl NewFiles {
+    /// Keeps them if the edit that names them has `outcome`. After a fatal error the edit may or
+    /// may not be on the disk: then they must stay.
+    pub(crate) fn keep_after(&mut self, outcome: &Result<bool>) {
+        self.is_kept = match outcome {
+            Ok(is_committed) => *is_committed,
+            Err(error) => error.is_fatal(),
+        };
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        for path in &self.paths {
+            // What cannot be deleted now is found unreferenced and deleted at the next opening.
+            let _ = self.disk.remove_file(path);
+        }
+    }
+}
+
+/// What was written.
+pub(crate) struct Made {
+    pub(crate) tables: Vec<Arc<Table>>,
+    /// Bytes of tables and blob files.
+    pub(crate) bytes: u64,
+    pub(crate) files: NewFiles,
+}
+
+/// Tables being written.
 pub(crate) struct Output<'a> {
     tree: &'a Tree,
     generation: &'a Generation,
@@ -33,8 +73,7 @@ pub(crate) struct Output<'a> {
     finished_blobs: Vec<FileDescriptor>,
     /// Blob files that records kept their references to.
     kept_blobs: Vec<Arc<BlobFile>>,
-    created: Vec<PathBuf>,
-    is_kept: bool,
+    files: NewFiles,
 }
 
 impl<'a> Output<'a> {
@@ -59,8 +98,7 @@ impl<'a> Output<'a> {
             blob_writer: None,
             finished_blobs: Vec::new(),
             kept_blobs: Vec::new(),
-            created: Vec::new(),
-            is_kept: false,
+            files: NewFiles { disk: tree.home.disk.clone(), paths: Vec::new(), is_kept: false },
         }
     }
 
@@ -194,7 +232,7 @@ impl<'a> Output<'a> {
     fn begin_blob(&mut self) -> Result<BlobWriter> {
         let number = self.generation.take_file_number();
         let path = self.generation.blob_path(number);
-        self.created.push(path.clone());
+        self.files.paths.push(path.clone());
         let (disk, birth) = (self.tree.home.disk.as_ref(), self.tree.entropy.u128());
         BlobWriter::create(disk, &path, number, birth, self.compression, self.pace())
     }
@@ -209,7 +247,7 @@ impl<'a> Output<'a> {
     fn begin_table(&mut self) -> Result<TableWriter> {
         let number = self.generation.take_file_number();
         let path = self.generation.table_path(number);
-        self.created.push(path.clone());
+        self.files.paths.push(path.clone());
         let options = &self.tree.options;
         let options = WriterOptions {
             block_bytes: options.block_bytes,
@@ -235,11 +273,11 @@ impl<'a> Output<'a> {
     }
 
     /// Makes all files and their names durable and opens them.
-    pub(crate) fn finish(&mut self) -> Result<Vec<Arc<Table>>> {
+    pub(crate) fn finish(mut self) -> Result<Made> {
         self.finish_table()?;
         self.finish_blob()?;
         if self.finished.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Made { tables: Vec::new(), bytes: 0, files: self.files });
         }
         let dir = self.generation.dir();
         if !holdfast_env::defect!(SKIP_DIRECTORY_FSYNC) {
@@ -256,34 +294,9 @@ impl<'a> Output<'a> {
             let path = self.generation.table_path(descriptor.number);
             Table::open(self.tree.home.clone(), path, *descriptor, self.level, &blob).map(Arc::new)
         };
-        self.finished.iter().map(open).collect()
-    }
-
-    /// Bytes of the blob files written; known once they are finished.
-    pub(crate) fn blob_bytes(&self) -> u64 {
-        self.finished_blobs.iter().map(|b| b.bytes).sum()
-    }
-
-    /// Commits `proposal`, which adds these tables; false if the generation is void.
-    pub(crate) fn commit(mut self, proposal: Proposal) -> Result<bool> {
-        let outcome = self.tree.commit(self.generation, proposal);
-        // After a fatal error the edit may or may not be on the disk: the tables must stay.
-        self.is_kept = match &outcome {
-            Ok(is_committed) => *is_committed,
-            Err(error) => error.is_fatal(),
-        };
-        outcome
-    }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        for path in &self.created {
-            // What cannot be deleted now is found unreferenced and deleted at the next opening.
-            let _ = self.tree.home.disk.remove_file(path);
-        }
+        let tables = self.finished.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let all = self.finished.iter().chain(&self.finished_blobs);
+        let bytes = all.map(|descriptor| descriptor.bytes).sum();
+        Ok(Made { tables, bytes, files: self.files })
     }
 }

@@ -97,12 +97,24 @@ impl TableSource {
         Ok(source)
     }
 
-    /// All records of `family`, read past the cache in large pieces.
-    pub(crate) fn whole(table: Arc<Table>, family: Family) -> Result<Self> {
-        let blocks = table.blocks(family);
+    /// The records of `family` in `range` (its end is checked by the reader), read past the cache in
+    /// large pieces.
+    pub(crate) fn whole(table: Arc<Table>, family: Family, range: &KeyRange) -> Result<Self> {
+        let mut blocks = table.blocks(family);
+        if let Some(lower) = &range.lower {
+            blocks.start = table.seek(family, lower)?;
+        }
+        if let Some(upper) = &range.upper {
+            blocks.end = blocks.end.min(table.seek(family, upper)? + 1);
+        }
         let loading = Loading::Ahead { buffer: Vec::new(), start: 0, scratch: Vec::new() };
-        let mut source = Self::at(table, Direction::Forward, SeqRange::ALL, loading, blocks, None);
+        let edge = range.lower.clone();
+        let (forward, all) = (Direction::Forward, SeqRange::ALL);
+        let mut source = Self::at(table, forward, all, loading, blocks, edge.clone());
         source.advance()?;
+        if let Some(edge) = edge {
+            source.pass(&edge)?;
+        }
         Ok(source)
     }
 
@@ -303,14 +315,15 @@ impl LevelSource {
         Ok(source)
     }
 
-    /// All records of `family`, read past the cache in large pieces.
-    pub(crate) fn whole(tables: &[Arc<Table>], family: Family) -> Result<Self> {
+    /// The records of `family` in `range` (its end is checked by the reader), read past the cache in
+    /// large pieces.
+    pub(crate) fn whole(tables: &[Arc<Table>], family: Family, range: &KeyRange) -> Result<Self> {
         let mut source = Self {
             tables: tables.into(),
             waiting: 0..tables.len(),
             current: None,
             family,
-            range: KeyRange::default(),
+            range: range.clone(),
             direction: Direction::Forward,
             seqs: SeqRange::ALL,
             is_whole: true,
@@ -346,7 +359,7 @@ impl LevelSource {
             }
             let table = table.clone();
             self.current = Some(if self.is_whole {
-                TableSource::whole(table, self.family)?
+                TableSource::whole(table, self.family, &self.range)?
             } else {
                 TableSource::new(table, self.family, &self.range, self.direction, self.seqs)?
             });

@@ -110,6 +110,11 @@ impl Fence {
         key.strip_prefix(&*self.common).is_some_and(|rest| self.rest(number) == rest)
     }
 
+    /// The key with this number.
+    pub(crate) fn key(&self, number: usize) -> Vec<u8> {
+        [&*self.common, self.rest(number)].concat()
+    }
+
     fn rest(&self, number: usize) -> &[u8] {
         let end = |n: usize| self.ends.get(n).map_or(0, |end| *end as usize);
         let start = number.checked_sub(1).map_or(0, end);

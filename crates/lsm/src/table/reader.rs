@@ -268,6 +268,20 @@ impl Table {
         partition_bytes(&self.top)
     }
 
+    /// Where its partitions end, and the bytes of the data they describe.
+    pub(crate) fn partition_ends(&self) -> Vec<(FamilyKey, u64)> {
+        let mut ends = Vec::with_capacity(self.top.len());
+        for section in self.sections.iter().flatten() {
+            for (number, part) in section.parts.clone().enumerate() {
+                let key = Bytes::from(section.fence.key(number));
+                let (_, data) = self.top.blocks(part);
+                let end = FamilyKey { family: section.properties.family, key };
+                ends.push((end, data.end - data.start));
+            }
+        }
+        ends
+    }
+
     /// How often the filter was asked, and how often it spared a block.
     pub(crate) fn filter_counts(&self) -> (u64, u64) {
         let load = |c: &AtomicU64| c.load(Ordering::Relaxed);

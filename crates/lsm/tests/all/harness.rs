@@ -137,6 +137,7 @@ pub fn small_options() -> EngineOptions {
         debt_bytes_slow: 256 << 10,
         level_base_bytes: 16 << 10,
         level_multiplier: 3,
+        compaction_part_bytes: 12 << 10,
         manifest_bytes_max: 1 << 10,
     }
 }

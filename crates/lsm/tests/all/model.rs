@@ -94,6 +94,7 @@ fn options() -> impl Strategy<Value = EngineOptions> {
         level0_tables_slow: 8,
         debt_bytes_slow: 1 << 20,
         level_multiplier: counts.3,
+        compaction_part_bytes: 1 << blobs.1,
         manifest_bytes_max: 1 << counts.4,
         compression: std::array::from_fn(|level| compression[level.min(1)]),
     })
