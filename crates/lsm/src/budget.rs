@@ -1,4 +1,4 @@
-//! A limit on what compactions write, shared by all engines of a node.
+//! A limit on what compactions read and write, shared by all engines of a node.
 //!
 //! A burst of compaction fills the device's queue, and every read and every sync of the journal
 //! behind it waits. A token bucket spreads the burst: compactions wait for their bytes, flushes
@@ -11,7 +11,7 @@ use std::time::Duration;
 use holdfast_env::Clock;
 use parking_lot::{Condvar, Mutex};
 
-/// The bucket holds what may be written in this time: the longest burst.
+/// The bucket holds what may be moved in this time: the longest burst.
 const BURST: Duration = Duration::from_millis(100);
 /// The longest single wait; a clock that was frozen meanwhile is looked at again.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -60,7 +60,7 @@ impl IoBudget {
     }
 }
 
-/// What may be written now; negative: what was written on credit.
+/// What may be read or written now; negative: what was written on credit.
 #[derive(Debug)]
 struct Bucket {
     bytes: i64,

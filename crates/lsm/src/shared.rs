@@ -34,8 +34,9 @@ pub struct SharedOptions {
     pub open_files_max: usize,
     /// Memory all memtables of the node should stay under, bytes.
     pub memtable_budget_bytes: u64,
-    /// Bytes flushes and compactions of the node may write per second, 0 for as many as the disk
-    /// takes. Compactions wait, flushes never do.
+    /// Bytes flushes may write and compactions may read and write per second, all engines of the
+    /// node together; 0 for as many as the disk takes. Compactions wait; flushes take theirs at
+    /// once and compactions wait for these, too. The journal is not limited.
     pub write_bytes_per_second: u64,
 }
 
@@ -222,7 +223,7 @@ impl Shared {
         Ok(shared)
     }
 
-    /// Takes `bytes` from what may be written; who can, waits for them.
+    /// Takes `bytes` from what may be read and written; who can, waits for them.
     pub(crate) fn take_io(&self, bytes: u64, can_wait: bool) {
         match &self.budget {
             Some(budget) if can_wait => budget.wait_for(bytes),

@@ -261,7 +261,7 @@ impl TableSource {
             let last = self.table.top().blocks(part).1.end;
             let end = last.min(handle.offset + READ_AHEAD_BYTES).max(handle.end());
             buffer.resize(usize::try_from(end - handle.offset).unwrap_or(0), 0);
-            self.table.read_raw(handle.offset, buffer)?;
+            self.table.read_paced(handle.offset, buffer)?;
             *start = handle.offset;
         }
         let from = usize::try_from(handle.offset - *start).unwrap_or(usize::MAX);

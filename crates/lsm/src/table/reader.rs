@@ -522,6 +522,12 @@ impl Table {
         Block::new(content).map_err(|what| Error::corrupt(&self.path, handle.offset, what))
     }
 
+    /// [`Table::read_raw`] for a compaction, which waits for its share of the disk.
+    pub(crate) fn read_paced(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.home.shared.take_io(buffer.len() as u64, true);
+        self.read_raw(offset, buffer)
+    }
+
     /// Fills `buffer` from the file at `offset`, unchecked.
     pub(crate) fn read_raw(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.file()?

@@ -10,6 +10,7 @@ mod golden;
 mod harness;
 mod memory;
 mod model;
+mod pace;
 mod parts;
 mod ranges;
 mod reads;

@@ -285,7 +285,7 @@ pub struct EngineSection {
     pub index_bytes: u64,
     /// Open table files of the node.
     pub open_files_max: usize,
-    /// Bytes flushes and compactions may write per second, 0 for no limit.
+    /// Bytes flushes may write and compactions may read and write per second, 0 for no limit.
     pub write_bytes_per_second: u64,
     /// Bytes read again per second only to be checked, 0 for none.
     pub scrub_bytes_per_second: u64,
