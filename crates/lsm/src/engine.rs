@@ -19,7 +19,7 @@ use crate::scrub::Scrubber;
 use crate::shared::Shared;
 use crate::snapshot::{self, Snapshot};
 use crate::span::{Owns, SpanFilter};
-use crate::stats::{Pressure, Stats};
+use crate::stats::{Pressure, Stats, overload_milli};
 use crate::table::{Fill, Lookup, SeqRange, key_hash};
 use crate::tree::{Durable, State, Tree};
 use crate::types::{Batch, Cached, Changes, Family, ReadPoint, Record};
@@ -287,6 +287,12 @@ impl Engine {
     /// Sizes and counters now. Cost: a walk over the list of tables.
     pub fn stats(&self) -> Stats {
         Stats::of(&self.tree)
+    }
+
+    /// [`Engine::pressure`] as a slope: 0 where it is none, 1,000 where writers must stop, and in
+    /// between how far flushes and compactions are behind.
+    pub fn overload_milli(&self) -> u32 {
+        overload_milli(&self.tree.state.load(), &self.tree.options)
     }
 
     /// How urgently writers should slow down; the engine itself never makes them wait.

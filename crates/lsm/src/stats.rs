@@ -151,33 +151,67 @@ pub enum Pressure {
     Stop,
 }
 
+/// What [`overload_milli`] says where writers must stop.
+const OVERLOAD_MILLI: u32 = 1_000;
 /// Memtables waiting for their flush at which writers should slow down.
-const SEALED_SLOW: usize = 2;
+const SEALED_SLOW: u64 = 2;
 /// Memtables waiting for their flush at which writers should stop.
-const SEALED_STOP: usize = 6;
+const SEALED_STOP: u64 = 6;
 
 /// Writers should stop at so many times the tables of level 0 that slow them down.
-const LEVEL0_STOP: usize = 2;
+const LEVEL0_STOP: u64 = 2;
 /// Writers should stop at so many times the debt that slows them down.
 const DEBT_STOP: u64 = 4;
 
+/// How far flushes and compactions are behind, in thousandths of what writers must stop at: 0 below
+/// what slows them down, then rising evenly with each of the measures, of which the worst counts.
+pub(crate) fn overload_milli(state: &State, options: &EngineOptions) -> u32 {
+    let sealed = state.sealed.len() as u64;
+    let level0 = state.version.level(0).len() as u64;
+    let (debt, debt_slow) = (debt_bytes(&state.version, options), options.debt_bytes_slow);
+    let slow = options.level0_tables_slow as u64;
+    let measures = [
+        slope_milli(sealed, SEALED_SLOW, SEALED_STOP),
+        slope_milli(level0, slow, LEVEL0_STOP.saturating_mul(slow)),
+        slope_milli(debt, debt_slow, debt_slow.saturating_mul(DEBT_STOP)),
+    ];
+    measures.into_iter().max().unwrap_or(0)
+}
+
+/// 0 below `slow`, 1,000 from `stop` on, evenly in between and not 0 at `slow`.
+fn slope_milli(value: u64, slow: u64, stop: u64) -> u32 {
+    if value < slow {
+        return 0;
+    }
+    let above = u128::from(value - slow) + 1;
+    let whole = u128::from(stop.saturating_sub(slow)) + 1;
+    u32::try_from(above.min(whole) * u128::from(OVERLOAD_MILLI) / whole).unwrap_or(0).max(1)
+}
+
 impl Pressure {
     pub(crate) fn of(state: &State, options: &EngineOptions) -> Self {
-        let sealed = state.sealed.len();
-        let level0 = state.version.level(0).len();
-        let (debt, slow) = (debt_bytes(&state.version, options), options.debt_bytes_slow);
-        let stops = [
-            sealed >= SEALED_STOP,
-            level0 >= LEVEL0_STOP * options.level0_tables_slow,
-            debt >= slow.saturating_mul(DEBT_STOP),
-        ];
-        let slows = [sealed >= SEALED_SLOW, level0 >= options.level0_tables_slow, debt >= slow];
-        if stops.contains(&true) {
-            Self::Stop
-        } else if slows.contains(&true) {
-            Self::Slow
-        } else {
-            Self::None
+        match overload_milli(state, options) {
+            0 => Self::None,
+            OVERLOAD_MILLI.. => Self::Stop,
+            _ => Self::Slow,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slope_begins_where_writers_should_slow_down_and_ends_where_they_stop() {
+        let slope: Vec<u32> = (0..9).map(|sealed| slope_milli(sealed, 2, 6)).collect();
+        assert_eq!(slope, [0, 0, 200, 400, 600, 800, 1_000, 1_000, 1_000]);
+        assert_eq!(slope_milli(u64::MAX, 1, u64::MAX), 1_000);
+        assert_eq!(
+            slope_milli(1 << 40, 1 << 40, 1 << 42),
+            1,
+            "it is never nothing above its start"
+        );
+        assert_eq!(slope_milli(5, 5, 5), 1_000);
     }
 }

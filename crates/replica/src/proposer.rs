@@ -5,13 +5,13 @@
 //! single client never waits for company: there is no timer here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_kv::{Command, Envelope, Operation, Outcome, ReadPoint};
 use holdfast_model::{RangeEpoch, Term};
-use holdfast_runtime::{Deadline, yield_now};
+use holdfast_runtime::{Deadline, sleep, yield_now};
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -29,6 +29,10 @@ const COMMANDS_PER_ENTRY_MAX: usize = 1_024;
 /// queued: on a busy node that is a third more commands per entry (CPU per put -10 to -20 %), on an
 /// idle one it costs two empty turns.
 const GATHER_TURNS: usize = 2;
+/// The overload at which nothing that grows is accepted any more.
+const OVERLOAD_MILLI: u32 = 1_000;
+/// Longest a command waits for flushes and compactions that are behind, short of a refusal.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
 /// What an overloaded client is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
@@ -111,13 +115,10 @@ impl Proposer {
         if !self.leadership.is_leader() {
             return Err(ProposeError::NotLeader { leader: self.leadership.leader() });
         }
-        if let Err(why) = self.growth.check()
-            && grows(command)
-        {
-            return Err(match why {
-                NoGrowth::Overrun => overloaded("flushes and compactions of the range"),
-                NoGrowth::Full => ProposeError::DiskFull,
-            });
+        match self.growth.check() {
+            Ok(0) => {}
+            found if grows(command) => self.slow_down(found, deadline).await?,
+            _ => {}
         }
         let permits = self.admit(command.weight() as u64)?;
         let claim = Arc::new(Claim::default());
@@ -135,6 +136,20 @@ impl Proposer {
             Err(_) if claim.withdraw() => Err(ProposeError::Deadline),
             Err(_) => Err(ProposeError::Unknown("the deadline passed while it was under way")),
         }
+    }
+
+    /// Lets a command that makes the data grow wait while flushes and compactions are behind, the
+    /// longer the more they are: so writers come to the pace of the disk before they are refused.
+    async fn slow_down(
+        &self,
+        found: Result<u32, NoGrowth>,
+        deadline: Deadline,
+    ) -> Result<(), ProposeError> {
+        let overload = found.map_err(|why| match why {
+            NoGrowth::Overrun => overloaded("flushes and compactions of the range"),
+            NoGrowth::Full => ProposeError::DiskFull,
+        })?;
+        deadline.limit(sleep(pause(overload))).await.map_err(|_| ProposeError::Deadline)
     }
 
     /// Bytes of the range's commands under way.
@@ -163,27 +178,46 @@ pub(crate) enum NoGrowth {
 /// Whether commands that make data grow are accepted, looked up once per entry while they are: the
 /// journal is asked under a lock that all ranges share.
 pub(crate) struct Growth {
-    look: Box<dyn Fn() -> Result<(), NoGrowth> + Send + Sync>,
+    look: Box<Look>,
     refused: AtomicBool,
+    /// How far flushes and compactions were behind, in thousandths.
+    overload_milli: AtomicU32,
 }
 
+type Look = dyn Fn() -> Result<u32, NoGrowth> + Send + Sync;
+
 impl Growth {
+    /// `look` tells how far flushes and compactions are behind; from 1,000 on nothing may grow.
     pub(crate) fn new(
-        look: impl Fn() -> Result<(), NoGrowth> + Send + Sync + 'static,
+        look: impl Fn() -> Result<u32, NoGrowth> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { look: Box::new(look), refused: AtomicBool::new(false) })
+        let (refused, overload_milli) = (AtomicBool::new(false), AtomicU32::new(0));
+        Arc::new(Self { look: Box::new(look), refused, overload_milli })
     }
 
     /// What was found last; while that was a refusal, what is found now.
-    fn check(&self) -> Result<(), NoGrowth> {
-        if self.refused.load(Ordering::Relaxed) { self.look_again() } else { Ok(()) }
+    fn check(&self) -> Result<u32, NoGrowth> {
+        match self.refused.load(Ordering::Relaxed) {
+            true => self.look_again(),
+            false => Ok(self.overload_milli.load(Ordering::Relaxed)),
+        }
     }
 
-    fn look_again(&self) -> Result<(), NoGrowth> {
-        let found = (self.look)();
+    fn look_again(&self) -> Result<u32, NoGrowth> {
+        let found = (self.look)().and_then(|overload| match overload {
+            OVERLOAD_MILLI.. => Err(NoGrowth::Overrun),
+            less => Ok(less),
+        });
         self.refused.store(found.is_err(), Ordering::Relaxed);
+        self.overload_milli.store(found.unwrap_or(OVERLOAD_MILLI), Ordering::Relaxed);
         found
     }
+}
+
+/// How long a command waits at this overload: with its square, so that little is felt little.
+fn pause(overload_milli: u32) -> Duration {
+    let milli = overload_milli.min(OVERLOAD_MILLI);
+    PAUSE_MAX * milli * milli / (OVERLOAD_MILLI * OVERLOAD_MILLI)
 }
 
 fn overloaded(budget: &'static str) -> ProposeError {
@@ -396,15 +430,37 @@ mod tests {
         let disk = full.clone();
         let look = move || match disk.load(Ordering::Relaxed) {
             true => Err(NoGrowth::Full),
-            false => Ok(()),
+            false => Ok(0),
         };
         let growth = Growth::new(look);
         full.store(true, Ordering::Relaxed);
-        assert_eq!(growth.check(), Ok(()), "nobody has looked since");
+        assert_eq!(growth.check(), Ok(0), "nobody has looked since");
         assert_eq!(growth.look_again(), Err(NoGrowth::Full));
         assert_eq!(growth.check(), Err(NoGrowth::Full));
         full.store(false, Ordering::Relaxed);
-        assert_eq!(growth.check(), Ok(()));
+        assert_eq!(growth.check(), Ok(0));
+    }
+
+    #[test]
+    fn writers_slow_down_evenly_before_they_are_refused() {
+        let overload = Arc::new(AtomicU32::new(0));
+        let engine = overload.clone();
+        let growth = Growth::new(move || Ok(engine.load(Ordering::Relaxed)));
+        let mut pauses = Vec::new();
+        for milli in (0..1_000).step_by(100) {
+            overload.store(milli, Ordering::Relaxed);
+            let _ = growth.look_again();
+            pauses.push(pause(growth.check().unwrap()));
+        }
+        assert_eq!(pauses[0], Duration::ZERO);
+        assert!(pauses.is_sorted() && pauses[1] > Duration::ZERO && pauses[9] < PAUSE_MAX);
+        let steps = pauses.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(steps.max().unwrap() <= PAUSE_MAX / 5, "no step is a cliff: {pauses:?}");
+        overload.store(1_000, Ordering::Relaxed);
+        assert_eq!(growth.look_again(), Err(NoGrowth::Overrun));
+        assert_eq!(growth.check(), Err(NoGrowth::Overrun));
+        overload.store(500, Ordering::Relaxed);
+        assert_eq!(growth.check(), Ok(500), "a refusal is looked at again");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use holdfast_env::{Clock, Entropy};
 use holdfast_journal::{GroupId, Journal};
 use holdfast_kv::{Command, Reader, StateMachine};
-use holdfast_lsm::{Engine, Pressure};
+use holdfast_lsm::Engine;
 use holdfast_model::{NodeId, ReplicaId};
 use holdfast_runtime::{Deadline, Handle, Pool, Tasks, spawn_on};
 use openraft::async_runtime::WatchReceiver;
@@ -443,7 +443,7 @@ fn new_proposer(
         if node.refuses_growth() || !journal.accepts_writes() {
             return Err(NoGrowth::Full);
         }
-        if engine.pressure() == Pressure::Stop { Err(NoGrowth::Overrun) } else { Ok(()) }
+        Ok(engine.overload_milli())
     });
     Proposer::new(leadership.clone(), range_budget, node_budget, growth)
 }

@@ -220,13 +220,17 @@ fn pressure_rises_while_flushes_are_held_back() {
     let mut world = World::new(small_options());
     world.durable.store(0, std::sync::atomic::Ordering::Relaxed);
     let mut seen = vec![world.engine.pressure()];
+    let mut slope = vec![world.engine.overload_milli()];
     for n in 0..8 {
         world.put("key", &n.to_string());
         world.engine.seal();
         seen.push(world.engine.pressure());
+        slope.push(world.engine.overload_milli());
     }
     assert!(seen.is_sorted());
     assert_eq!((seen[0], seen[8]), (Pressure::None, Pressure::Stop));
+    assert!(slope.is_sorted() && (slope[0], slope[8]) == (0, 1_000), "{slope:?}");
+    assert!(slope.windows(2).all(|pair| pair[1] - pair[0] <= 200), "{slope:?}");
     world.durable.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
     world.work().unwrap();
     assert_eq!(world.engine.pressure(), Pressure::None);
