@@ -43,6 +43,18 @@ pub struct Entry {
     pub expires_at_ms: u64,
 }
 
+/// When a record of the `data` family expires, range time in milliseconds; `None` if never, or if it
+/// is no such record. For the engine, which lets it guide compactions.
+pub fn record_expires_at_ms(record: &[u8]) -> Option<u64> {
+    let format = *record.first()?;
+    if format & FORMAT_MASK != FORMAT || format & HAS_EXPIRY == 0 {
+        return None;
+    }
+    let at = if format & HAS_LEASE == 0 { 17 } else { 25 };
+    let field = record.get(at..)?.first_chunk::<8>()?;
+    Some(u64::from_le_bytes(*field))
+}
+
 impl Entry {
     /// Whether the entry is hidden from current reads at range time `clock_ms`.
     pub fn is_expired(&self, clock_ms: u64) -> bool {
@@ -137,6 +149,8 @@ mod tests {
                 let entry = entry(lease, expires, value);
                 let mut buffer = Vec::new();
                 entry.encode(&mut buffer);
+                let told = record_expires_at_ms(&buffer);
+                assert_eq!(told, (expires > 0).then_some(expires));
                 assert!(buffer.len() <= entry.record_bytes_max());
                 let decoded = Entry::decode("k".into(), Revision(9), buffer.into());
                 assert_eq!(decoded.unwrap(), entry);

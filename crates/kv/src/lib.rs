@@ -35,7 +35,7 @@ mod validate;
 mod working;
 
 pub use command::{Command, Envelope, Item, Operation};
-pub use entry::Entry;
+pub use entry::{Entry, record_expires_at_ms};
 pub use error::Error;
 pub use event::{Event, EventKind, Previous, RevisionEvents};
 pub use holdfast_lsm::{Cached, ReadPoint};

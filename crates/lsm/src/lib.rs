@@ -49,7 +49,7 @@ mod version;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use jobs::{Job, JobKind};
-pub use options::{CompactionStyle, Compression, EngineOptions};
+pub use options::{CompactionStyle, Compression, EngineOptions, ExpiresAt};
 pub use read::Scan;
 pub use replace::{Completed, Staging, Verified};
 pub use scrub::{Scrubbed, Scrubber};

@@ -12,6 +12,19 @@ pub enum Compression {
     Lz4,
 }
 
+/// Tells at which range time, in milliseconds, a value of [`Family::Data`](crate::Family::Data)
+/// expires; `None` is never. It only guides compactions.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpiresAt(pub fn(&[u8]) -> Option<u64>);
+
+impl PartialEq for ExpiresAt {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for ExpiresAt {}
+
 /// How tables are merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompactionStyle {
@@ -46,6 +59,8 @@ pub struct EngineOptions {
     pub blob_file_bytes: u64,
     /// How tables are merged.
     pub compaction_style: CompactionStyle,
+    /// Tells when a value expires: where much has expired, deletions are brought down to it early.
+    pub expires_at: Option<ExpiresAt>,
     /// Compression of each level.
     pub compression: [Compression; LEVELS],
     /// A compaction that reads more is cut into parts of about this size, bytes, that may run at
@@ -79,6 +94,7 @@ impl Default for EngineOptions {
             blob_bytes_min: (32 << 10) + 1,
             blob_file_bytes: 64 << 20,
             compaction_style: CompactionStyle::Leveled,
+            expires_at: None,
             compression: [Compression::Lz4; LEVELS],
             compaction_part_bytes: 64 << 20,
             level0_tables: 4,

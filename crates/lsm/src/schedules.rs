@@ -149,6 +149,7 @@ fn options() -> EngineOptions {
         blob_bytes_min: 64,
         blob_file_bytes: 1 << 10,
         compaction_part_bytes: 4 << 10,
+        expires_at: None,
         manifest_bytes_max: 1 << 10,
         ..EngineOptions::default()
     }

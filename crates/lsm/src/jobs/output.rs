@@ -9,7 +9,7 @@ use holdfast_env::Disk;
 use crate::blob::{BlobFile, BlobWriter};
 use crate::error::{Error, Result};
 use crate::generation::Generation;
-use crate::options::Compression;
+use crate::options::{Compression, ExpiresAt};
 use crate::sink::Pace;
 use crate::table::{
     FileDescriptor, PIECES_MAX, Stored, Table, TableWriter, WriterOptions, Written,
@@ -132,10 +132,23 @@ impl<'a> Output<'a> {
             Some(writer) => writer,
             None => self.begin_table()?,
         };
+        let expires = self.expires_at(family, value);
+        let value_bytes = value.len();
         let value = self.place(value)?;
         writer.add(family, key, seq, ordinal, value)?;
+        if let Some(at_ms) = expires {
+            writer.count_expiry(at_ms, key.len() + value_bytes);
+        }
         self.writer = Some(writer);
         Ok(())
+    }
+
+    /// When a value expires, if it does and is at hand.
+    fn expires_at(&self, family: Family, value: Stored<'_>) -> Option<u64> {
+        match (value, self.tree.options.expires_at) {
+            (Stored::Inline(value), Some(ExpiresAt(of))) if family == Family::Data => of(value),
+            _ => None,
+        }
     }
 
     /// Begins `family`, whose records come next, with the range tombstones over them.

@@ -311,7 +311,7 @@ impl Picker<'_> {
                 return Some(plan);
             }
         }
-        let plan = self.ranges();
+        let plan = self.ranges().or_else(|| self.expired());
         if plan.is_some() {
             return plan;
         }
@@ -341,6 +341,47 @@ impl Picker<'_> {
         }
         let is_due = self.version.level(0).iter().any(|t| self.hides_much(0, t));
         if is_due { self.level0() } else { self.spent_ranges() }
+    }
+
+    /// Brings tombstones down to what has expired, where that is much.
+    fn expired(&self) -> Option<Plan> {
+        for level in (1..LEVELS - 1).rev() {
+            let tables = self.version.level(level).iter();
+            let mut due = tables.filter(|t| self.is_free(t) && self.frees_much(level, t));
+            if let Some(plan) = due.find_map(|table| self.merge_down(level, table)) {
+                return Some(plan);
+            }
+        }
+        let is_due = self.version.level(0).iter().any(|t| self.frees_much(0, t));
+        if is_due { self.level0() } else { None }
+    }
+
+    /// Whether the tombstones of a table would free so much beneath it that it is worth the
+    /// rewriting. A tombstone is taken to lie over an expired record of the usual length while
+    /// there are such.
+    fn frees_much(&self, level: usize, table: &Arc<Table>) -> bool {
+        let tombstones = table.properties().tombstones();
+        if tombstones == 0 || !self.is_reclaimable(table) {
+            return false;
+        }
+        let (clock_ms, hull) = (self.version.point.clock_ms, Hull::of_one(table));
+        let beneath = (level + 1..LEVELS).flat_map(|b| overlapping(self.version.level(b), &hull));
+        let (mut expired, mut raw, mut records) = (0u64, 0u64, 0u64);
+        for properties in beneath.map(|other| other.properties()) {
+            expired = expired.saturating_add(properties.expiry.expired_bytes(clock_ms));
+            let families = properties.families.iter().filter(|f| f.family.keeps_versions());
+            for family in families {
+                (raw, records) = (raw + family.raw_bytes, records + family.records);
+            }
+        }
+        let freed = expired.min(tombstones.saturating_mul(raw / records.max(1)));
+        let next = if level == 0 { self.targets.base_level } else { level + 1 };
+        let rewritten = raw_bytes(table)
+            + overlapping(self.version.level(next), &hull)
+                .iter()
+                .map(|t| raw_bytes(t))
+                .sum::<u64>();
+        freed > 0 && freed.saturating_mul(HIDDEN_SHARE) >= rewritten
     }
 
     /// A table that holds range tombstones together with what they hide and has nothing beneath
@@ -426,6 +467,11 @@ impl Picker<'_> {
         let hull = Hull::of_one(table);
         (level + 1..LEVELS).all(|below| overlapping(self.version.level(below), &hull).is_empty())
     }
+}
+
+/// Bytes of keys and values before compression.
+fn raw_bytes(table: &Table) -> u64 {
+    table.properties().families.iter().map(|f| f.raw_bytes).sum()
 }
 
 /// About how many bytes of `other` lie under range tombstones of `table`.

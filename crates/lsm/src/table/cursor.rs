@@ -97,8 +97,8 @@ impl TableSource {
         Ok(source)
     }
 
-    /// The records of `family` in `range` (its end is checked by the reader), read past the cache in
-    /// large pieces.
+    /// The records of `family` in `range` (its end is checked by the reader), read past the cache
+    /// in large pieces.
     pub(crate) fn whole(table: Arc<Table>, family: Family, range: &KeyRange) -> Result<Self> {
         let mut blocks = table.blocks(family);
         if let Some(lower) = &range.lower {
@@ -315,8 +315,8 @@ impl LevelSource {
         Ok(source)
     }
 
-    /// The records of `family` in `range` (its end is checked by the reader), read past the cache in
-    /// large pieces.
+    /// The records of `family` in `range` (its end is checked by the reader), read past the cache
+    /// in large pieces.
     pub(crate) fn whole(tables: &[Arc<Table>], family: Family, range: &KeyRange) -> Result<Self> {
         let mut source = Self {
             tables: tables.into(),

@@ -25,6 +25,7 @@
 mod block;
 mod builder;
 mod cursor;
+mod expiry;
 mod fence;
 mod filter;
 mod format;

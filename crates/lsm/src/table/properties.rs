@@ -17,12 +17,14 @@
 //!   …  blobs           u32
 //!   …  per blob file the table refers to, in order:
 //!        file, bytes   u64 each   its number, bytes of the values referred to, as stored
+//!   …  expiry histogram   (`expiry.rs`)
 //! ```
 
 use bytes::Bytes;
 
 use crate::codec::{Decoder, Encode};
 use crate::limits::KEY_BYTES_MAX;
+use crate::table::expiry::ExpiryHistogram;
 use crate::types::Family;
 
 /// A key with its family: what tables are ordered by.
@@ -65,6 +67,8 @@ pub(crate) struct Properties {
     pub(crate) ranges_gone_at: u64,
     pub(crate) families: Vec<FamilyProperties>,
     pub(crate) blobs: Vec<BlobUse>,
+    /// What expires when of the data; values that stay in blob files are not counted.
+    pub(crate) expiry: ExpiryHistogram,
 }
 
 impl Properties {
@@ -117,6 +121,7 @@ impl Properties {
             out.put_u64(*file);
             out.put_u64(*bytes);
         }
+        self.expiry.encode(&mut out);
         out
     }
 
@@ -141,6 +146,7 @@ impl Properties {
             ranges_gone_at: decoder.u64()?,
             families: Vec::new(),
             blobs: Vec::new(),
+            expiry: ExpiryHistogram::default(),
         };
         let count = decoder.u32()? as usize;
         for _ in 0..count.min(Family::COUNT) {
@@ -159,6 +165,7 @@ impl Properties {
         for _ in 0..decoder.u32()? {
             properties.blobs.push(BlobUse { file: decoder.u64()?, bytes: decoder.u64()? });
         }
+        properties.expiry = ExpiryHistogram::decode(decoder)?;
         Some(properties)
     }
 }

@@ -188,6 +188,11 @@ impl TableWriter {
         }
     }
 
+    /// Notes that a record with so many bytes of key and value expires at this range time.
+    pub(crate) fn count_expiry(&mut self, at_ms: u64, bytes: usize) {
+        self.properties.expiry.add(at_ms, bytes as u64);
+    }
+
     /// Adds a piece of a range tombstone; pieces come by family and in their own order, whatever
     /// records come in between.
     pub(crate) fn add_range(&mut self, family: Family, piece: RangeTombstone) {

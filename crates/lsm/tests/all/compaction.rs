@@ -1,7 +1,7 @@
 //! What compactions keep, drop and leave alone.
 
 use bytes::Bytes;
-use holdfast_lsm::{CompactionStyle, EngineOptions, Family, JobKind, Pressure};
+use holdfast_lsm::{CompactionStyle, EngineOptions, ExpiresAt, Family, JobKind, Pressure};
 
 use crate::harness::{World, check, check_changes, files_of, small_options};
 
@@ -75,6 +75,53 @@ fn tables_shrink_to_nothing_while_nothing_is_written_and_only_the_watermark_move
     let left = world.engine.stats().level_bytes.iter().sum::<u64>();
     assert!(left * 20 < full, "{left} of {full} bytes: {:?}", world.engine.stats());
     world.check();
+}
+
+/// Values are their expiry in ms and filler.
+fn first_number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.split(' ').next()?.parse().ok()
+}
+
+/// What is left of a table of expired keys, a third of which are deleted, beneath as many live
+/// ones: too few tombstones to count by themselves.
+fn left_beneath_live_keys(expires_at: Option<ExpiresAt>) -> (u64, World) {
+    let options = EngineOptions { memtable_bytes: 8 << 20, expires_at, ..small_options() };
+    let mut world = World::new(EngineOptions { level0_tables: 4, ..options });
+    let key = |n: u32, kind: &str| Bytes::from(format!("key-{n:05}-{kind}"));
+    let value = |at: u32| Some(Bytes::from(format!("{at} {}", "v".repeat(80))));
+    for n in 0..1_000 {
+        world.write(&[(Family::Data, key(n, "mortal"), value(5_000))]);
+    }
+    for _ in 0..4 {
+        world.put("another", "table");
+        world.flush();
+    }
+    assert_eq!(world.engine.stats().level_tables[0], 0);
+    for n in 0..1_000 {
+        world.write(&[(Family::Data, key(n, "live"), value(90_000_000))]);
+        if n % 3 == 0 {
+            world.write(&[(Family::Data, key(n, "mortal"), None)]);
+        }
+    }
+    world.put("the last", "one");
+    world.flush();
+    world.set_watermark(world.model.point.revision.0);
+    world.work().unwrap();
+    (world.engine.stats().records, world)
+}
+
+#[test]
+fn tombstones_come_down_early_to_what_has_expired_and_nothing_else_is_lost() {
+    let (guided, world) = left_beneath_live_keys(Some(ExpiresAt(first_number)));
+    let (unguided, _) = left_beneath_live_keys(None);
+    assert!(unguided > 2_300, "they wait for more to come: {unguided} records");
+    assert!(guided < 1_700, "{guided} records");
+    let gone_by = world.model.point.clock_ms;
+    assert!(gone_by > 5_000);
+    world.check();
+    let at = world.model.point;
+    let expired = world.engine.get(Family::Data, b"key-00001-mortal", at).unwrap();
+    assert!(expired.is_some(), "expired, and not deleted: it stays");
 }
 
 #[test]

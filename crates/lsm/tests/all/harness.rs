@@ -138,6 +138,7 @@ pub fn small_options() -> EngineOptions {
         level_base_bytes: 16 << 10,
         level_multiplier: 3,
         compaction_part_bytes: 12 << 10,
+        expires_at: None,
         manifest_bytes_max: 1 << 10,
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
-use holdfast_lsm::{CompactionStyle, Compression, EngineOptions, Family, Staging};
+use holdfast_lsm::{CompactionStyle, Compression, EngineOptions, ExpiresAt, Family, Staging};
 use proptest::prelude::*;
 
 use crate::harness::{Op, World, check, open_engine};
@@ -95,6 +95,8 @@ fn options() -> impl Strategy<Value = EngineOptions> {
         debt_bytes_slow: 1 << 20,
         level_multiplier: counts.3,
         compaction_part_bytes: 1 << blobs.1,
+        // Any answer will do: it must change nothing that is read.
+        expires_at: Some(ExpiresAt(|value| value.first().map(|byte| u64::from(*byte) * 8))),
         manifest_bytes_max: 1 << counts.4,
         compression: std::array::from_fn(|level| compression[level.min(1)]),
     })

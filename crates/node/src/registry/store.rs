@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_env::{Clock, Disk, Entropy};
 use holdfast_journal::{GroupId, Journal, JournalOptions, Step, Writer};
-use holdfast_lsm::{CompactionStyle, Engine, EngineOptions, Shared, SharedOptions};
+use holdfast_lsm::{CompactionStyle, Engine, EngineOptions, ExpiresAt, Shared, SharedOptions};
 use holdfast_model::Compaction;
 use holdfast_runtime::Thread;
 use holdfast_wire::system::v1::ReplicaDescriptor;
@@ -239,5 +239,9 @@ fn shared_options(config: &Config) -> SharedOptions {
 }
 
 fn engine_options(config: &Config) -> EngineOptions {
-    EngineOptions { memtable_bytes: config.engine.memtable_bytes, ..EngineOptions::default() }
+    EngineOptions {
+        memtable_bytes: config.engine.memtable_bytes,
+        expires_at: Some(ExpiresAt(holdfast_kv::record_expires_at_ms)),
+        ..EngineOptions::default()
+    }
 }
