@@ -81,6 +81,8 @@ pub(crate) fn successor(key: &[u8]) -> Bytes {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fragments {
     pieces: Vec<RangeTombstone>,
+    /// Whether some that others hide were left out.
+    is_thinned: bool,
 }
 
 impl Fragments {
@@ -115,7 +117,8 @@ impl Fragments {
             [a, b] => a.end <= b.start,
             _ => true,
         });
-        (in_order && pieces.iter().all(|p| p.start < p.end)).then_some(Self { pieces })
+        let is_sound = in_order && pieces.iter().all(|p| p.start < p.end);
+        is_sound.then_some(Self { pieces, is_thinned: false })
     }
 
     /// Adds the pieces from `start` to `end`, or makes the last ones longer if they are the same.
@@ -130,6 +133,7 @@ impl Fragments {
         for stamp in stamps {
             let is_hidden = kept.last().is_some_and(|newer| newer.0 <= watermark);
             if is_hidden && stamp.0 < watermark {
+                self.is_thinned = true;
                 break;
             }
             kept.push(stamp);
@@ -158,6 +162,11 @@ impl Fragments {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Whether some were left out when they were cut: who reads below the watermark would miss them.
+    pub(crate) fn is_thinned(&self) -> bool {
+        self.is_thinned
     }
 
     pub(crate) fn pieces(&self) -> &[RangeTombstone] {
@@ -253,6 +262,7 @@ mod tests {
         assert_eq!(shown(&Fragments::of(raw(), 0)), "b-d@5 d-f@9 d-f@5 f-k@9");
         assert_eq!(shown(&Fragments::of(raw(), 9)), "b-d@5 d-k@9");
         assert_eq!(shown(&Fragments::of(raw(), 5)), "b-d@5 d-f@9 d-f@5 f-k@9");
+        assert!(Fragments::of(raw(), 9).is_thinned() && !Fragments::of(raw(), 5).is_thinned());
         assert!(Fragments::of(Vec::new(), 0).is_empty());
     }
 

@@ -100,6 +100,7 @@ fn merge(plan: &Plan, part: &Part, output: &mut Output<'_>) -> Result<u64> {
         let Some(range) = part.range(family) else { continue };
         let ranges = ranges(plan, family, &range, retain.watermark(family));
         retain.obey(&ranges);
+        dropped += u64::from(family.keeps_versions() && ranges.is_thinned());
         let (ranges, gone) = without_needless(plan, family, ranges);
         dropped += gone;
         output.begin_family(family, ranges);

@@ -44,6 +44,7 @@ fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -
     for family in Family::ALL {
         let ranges = Fragments::of(memtable.range_tombstones(family), retain.watermark(family));
         retain.obey(&ranges);
+        dropped += u64::from(family.keeps_versions() && ranges.is_thinned());
         output.begin_family(family, ranges);
         let mut cursor = memtable.forward(family, None);
         while let Some(entry) = cursor.entry() {

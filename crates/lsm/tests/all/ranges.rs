@@ -1,7 +1,7 @@
 //! Deleting intervals: what readers see, what is left of the space, what changes tell.
 
 use bytes::Bytes;
-use holdfast_lsm::{Batch, CompactionStyle, EngineOptions, Family, ReadPoint};
+use holdfast_lsm::{Batch, CompactionStyle, EngineOptions, Error, Family, ReadPoint};
 use holdfast_model::{LogIndex, Revision};
 
 use crate::harness::{Op, World, files_of, small_options};
@@ -192,4 +192,38 @@ fn growing_interval_takes_the_room_of_one() {
     let stats = world.engine.stats();
     assert!(stats.range_tombstones <= 1 && stats.records <= 2, "{stats:?}");
     world.check();
+}
+
+#[test]
+fn reader_below_the_watermark_is_refused_where_an_older_interval_was_left_out() {
+    for flush_each in [true, false] {
+        let mut world = World::new(small_options());
+        world.put("a", "1");
+        world.put("m", "2");
+        world.flush();
+        for _ in 0..3 {
+            world.delete_range(Family::Data, "a", "z");
+            if flush_each {
+                world.flush();
+            }
+        }
+        let newest = world.model.point.revision.0;
+        world.set_watermark(newest);
+        world.flush();
+        for revision in 1..newest {
+            let at = world.model.point.at_revision(Revision(revision));
+            match world.engine.get(Family::Data, b"a", at) {
+                Ok(found) => assert_eq!(found, world.model.get(Family::Data, b"a", at)),
+                Err(error) => assert!(matches!(error, Error::Compacted { .. }), "{error}"),
+            }
+            match world.engine.changes(Revision(revision), Revision(newest), 1 << 20) {
+                Ok(found) => {
+                    let told = found.range_deletions.len();
+                    assert_eq!(told, world.model.range_deletions(revision, newest).len());
+                }
+                Err(error) => assert!(matches!(error, Error::Compacted { .. }), "{error}"),
+            }
+        }
+        world.check();
+    }
 }
