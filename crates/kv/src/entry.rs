@@ -43,8 +43,8 @@ pub struct Entry {
     pub expires_at_ms: u64,
 }
 
-/// When a record of the `data` family expires, range time in milliseconds; `None` if never, or if it
-/// is no such record. For the engine, which lets it guide compactions.
+/// When a record of the `data` family expires, range time in milliseconds; `None` if never, or if
+/// it is no such record. For the engine, which lets it guide compactions.
 pub fn record_expires_at_ms(record: &[u8]) -> Option<u64> {
     let format = *record.first()?;
     if format & FORMAT_MASK != FORMAT || format & HAS_EXPIRY == 0 {

@@ -164,7 +164,7 @@ impl Fragments {
         self.pieces.is_empty()
     }
 
-    /// Whether some were left out when they were cut: who reads below the watermark would miss them.
+    /// Whether some were left out when they were cut: who reads below the watermark misses them.
     pub(crate) fn is_thinned(&self) -> bool {
         self.is_thinned
     }
