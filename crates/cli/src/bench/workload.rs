@@ -176,7 +176,8 @@ impl Plan {
         self.noise.slice(start..start + self.value.len())
     }
 
-    /// [`Plan::fill`] in batches, with values as real data has them; `ttl` says how long the `i`-th key lives, `None`: for ever.
+    /// [`Plan::fill`] in batches, with values as real data has them; `ttl` says how long the
+    /// `i`-th key lives, `None`: for ever.
     ///
     /// # Errors
     /// A write that fails.
