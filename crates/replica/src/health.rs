@@ -74,6 +74,11 @@ impl Health {
         self.is_stopping.store(true, Ordering::Release);
     }
 
+    /// Whether it is being stopped.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
     /// The disk can no longer be trusted: the process ends.
     pub(crate) fn untrustworthy_disk(&self, reason: &str) {
         self.fatal.call(reason);
@@ -90,7 +95,7 @@ impl Health {
 
     /// Something of the replica is not what was written.
     pub(crate) fn damaged(&self, reason: String) {
-        if !self.is_stopping.load(Ordering::Acquire) {
+        if !self.is_stopping() {
             self.journal.retire_group(self.group);
             self.end(Failure { reason, is_damage: true });
         }
@@ -98,7 +103,7 @@ impl Health {
 
     /// The replica cannot go on, and nothing of it is damaged.
     pub(crate) fn failed(&self, reason: String) {
-        if !self.is_stopping.load(Ordering::Acquire) {
+        if !self.is_stopping() {
             self.end(Failure { reason, is_damage: false });
         }
     }

@@ -291,6 +291,7 @@ impl Inner {
     fn check_health(&self) -> Result<()> {
         match self.health.failure() {
             Some(failure) => Err(Error::Stopped(failure.to_string())),
+            None if self.health.is_stopping() => Err(Error::Stopped("it is stopping".into())),
             None => Ok(()),
         }
     }
