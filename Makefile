@@ -6,7 +6,8 @@ BIN := target/release
 HOLDFAST := $(BIN)/holdfast
 NODES ?= 3
 SECONDS ?= 10
-KEYS ?= 1000000
+KEYS ?= 10000000
+REPORT ?= target/bench-engine-report
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
@@ -68,5 +69,5 @@ storm-storage: ## long crash, fault, kill and peer runs (IMAGES= FAULTS= KILLS= 
 	@CARGO="$(CARGO)" IMAGES="$(IMAGES)" FAULTS="$(FAULTS)" KILLS="$(KILLS)" SEED="$(SEED)" \
 		tests/storm-storage/run $(REPLAY)
 
-bench-engine: ## the storage engine beside RocksDB and fjall (KEYS=1000000)
-	@CARGO="$(CARGO)" tests/bench-engine/run --keys $(KEYS)
+bench-engine: ## the storage engine beside RocksDB and fjall, restart, expiry (KEYS= REPORT=)
+	@CARGO="$(CARGO)" tests/bench-engine/run --keys $(KEYS) --report $(REPORT)

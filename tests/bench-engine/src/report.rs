@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::nodes::Finding;
 use crate::workload::Figure;
 
 /// What one engine showed.
@@ -48,6 +49,14 @@ const TAIL_RATIO_MAX: f64 = 3.0;
 /// Most memory of filter and index, bytes per key.
 const RESIDENT_BYTES_PER_KEY_MAX: f64 = 3.0;
 
+/// The class of the machine.
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    format!("{cores} cores, {}", model.map_or("unknown", |(_, model)| model))
+}
+
 /// The table of all figures, in Markdown.
 pub fn table(shown: &[Shown]) -> String {
     let mut out = String::from("| measured |");
@@ -69,15 +78,38 @@ pub fn table(shown: &[Shown]) -> String {
     out
 }
 
+fn number(value: f64) -> String {
+    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
 fn cell(figure: &Figure) -> String {
-    let number = |value: f64| match value {
-        v if v >= 100.0 => format!("{v:.0}"),
-        v => format!("{v:.2}"),
-    };
     match figure.cpu {
         Some(cpu) => format!("{} {} (cpu {})", number(figure.value), figure.unit, number(cpu)),
         None => format!("{} {}", number(figure.value), figure.unit),
     }
+}
+
+/// What nodes showed, in Markdown.
+pub fn nodes(findings: &[Finding]) -> String {
+    let mut out = String::from("| three nodes, three replicas | |\n|---|--:|");
+    for Finding { what, value, unit, .. } in findings {
+        let _ = write!(out, "\n| {what} | {} {unit} |", number(*value));
+    }
+    out.push('\n');
+    out
+}
+
+/// The bounds of what nodes showed.
+pub fn judge_nodes(findings: &[Finding]) -> (String, usize, usize) {
+    let (mut out, mut met, mut missed) = (String::new(), 0, 0);
+    for Finding { what, value, unit, most } in findings {
+        let Some(most) = most else { continue };
+        let (word, count) =
+            if value <= most { ("met:", &mut met) } else { ("MISSED:", &mut missed) };
+        *count += 1;
+        let _ = writeln!(out, "* {word} {what}: {} {unit}, wanted at most {most}", number(*value));
+    }
+    (out, met, missed)
 }
 
 /// Every target with what was reached, and whether all were met.
@@ -103,6 +135,11 @@ pub fn judge(shown: &[Shown]) -> (String, usize, usize) {
         let ratio = busy / quiet;
         let holds = ratio <= TAIL_RATIO_MAX;
         say(holds, format!("get p99.9 while compacting: {ratio:.1}× quiet, wanted at most 3×"));
+    }
+    if let Some(stalls) = ours.cost("stalls > 20 ms, while compacting") {
+        let longest = ours.cost("longest operation, while compacting").unwrap_or_default();
+        let text = format!("stalls > 20 ms while compacting: {stalls} (longest {longest:.1} ms)");
+        say(stalls == 0.0, text);
     }
     (out, met, missed)
 }

@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::store::{Open, Settings, Store, VALUE_BYTES, key};
+use crate::tails::Tails;
 
 /// Operations of one batch.
-const BATCH: usize = 16;
+pub const BATCH: usize = 16;
 /// Records of a short and of a long scan.
 const SHORT: usize = 10;
 const LONG: usize = 1_000;
@@ -18,10 +19,6 @@ const LONG: usize = 1_000;
 const CACHE_BYTES_COLD: u64 = 2 << 20;
 /// Flushes it takes at most until level 0 is compacted away.
 const FLUSHES_MAX: usize = 20;
-/// Reads whose slowest thousandth is looked at.
-const TAIL_READS: u64 = 200_000;
-/// Reads for each batch written, while the tail under writes is measured.
-const READS_PER_BATCH: u64 = 4;
 
 /// One figure of one engine.
 #[derive(Clone, Debug)]
@@ -39,15 +36,21 @@ pub struct Run {
     open: Open,
     settings: Settings,
     keys: u64,
-    random: u64,
+    random: Random,
     values: Vec<u8>,
     pub figures: Vec<Figure>,
 }
 
 impl Run {
     pub fn new(open: Open, settings: Settings, keys: u64) -> Self {
-        let mut run =
-            Self { open, settings, keys, random: 1, values: Vec::new(), figures: Vec::new() };
+        let mut run = Self {
+            open,
+            settings,
+            keys,
+            random: Random(1),
+            values: Vec::new(),
+            figures: Vec::new(),
+        };
         // Half of a value compresses, half does not.
         for _ in 0..1_000 {
             let noise = run.next_random().to_le_bytes();
@@ -64,6 +67,7 @@ impl Run {
         self.random_writes(&path)?;
         self.reads(&path)?;
         self.cold_reads(&path)?;
+        self.mixed(&path)?;
         self.tails(&path)?;
         fs::remove_dir_all(dir)?;
         Ok(())
@@ -173,33 +177,33 @@ impl Run {
         })
     }
 
-    /// The slowest thousandth of reads, in peace and while another key is written for every few.
-    fn tails(&mut self, path: &Path) -> Result<()> {
+    /// Nine reads, then a write, of one key each.
+    fn mixed(&mut self, path: &Path) -> Result<()> {
         let mut store = (self.open)(path, self.settings)?;
-        let values = self.values.clone();
-        for n in 0..self.keys {
+        let (keys, operations) = (self.keys, self.keys.min(500_000));
+        let value = self.values[..VALUE_BYTES].to_vec();
+        for n in 0..keys {
             store.get(&key(n))?;
         }
-        let mut slowest = [0.0; 2];
-        for (is_busy, slot) in [false, true].into_iter().zip(&mut slowest) {
-            let mut times = Vec::with_capacity(TAIL_READS as usize);
-            for n in 0..TAIL_READS {
-                if is_busy && n % READS_PER_BATCH == 0 {
-                    let batch: Vec<_> = (0..BATCH)
-                        .map(|_| (key(self.next_random() % self.keys), &values[..VALUE_BYTES]))
-                        .collect();
-                    store.write(&batch)?;
-                }
-                let wanted = key(self.next_random() % self.keys);
-                let begin = Instant::now();
-                store.get(&wanted)?;
-                times.push(begin.elapsed());
+        let watch = Watch::start();
+        for n in 0..operations {
+            let wanted = key(self.next_random() % keys);
+            if n % 10 == 9 {
+                store.write(&[(wanted, &value)])?;
+            } else {
+                ensure!(store.get(&wanted)?.is_some(), "a key is missing");
             }
-            times.sort_unstable();
-            *slot = times[times.len() * 999 / 1000].as_nanos() as f64 / 1e3;
         }
-        self.figure("get p99.9, quiet", slowest[0], "µs");
-        self.figure("get p99.9, while compacting", slowest[1], "µs");
+        let (value, cpu) = watch.read(operations);
+        self.figures.push(Figure { name: "mixed 90/10", value, cpu: Some(cpu), unit: "ns" });
+        Ok(())
+    }
+
+    /// Tails and stalls, beside compaction and without it.
+    fn tails(&mut self, path: &Path) -> Result<()> {
+        let mut store = (self.open)(path, self.settings)?;
+        let tails = Tails::new(self.keys, self.values[..VALUE_BYTES].to_vec());
+        self.figures.extend(tails.run(store.as_mut())?);
         Ok(())
     }
 
@@ -223,8 +227,17 @@ impl Run {
     }
 
     fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
+        self.random.next()
+    }
+}
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -26,7 +26,7 @@ const PROBE_MIN: Duration = Duration::from_secs(5);
 const PROBES: u64 = 256;
 /// What the nodes are told to use, bytes: memtables, blocks, recent log entries.
 const MEMORY: [(&str, u64); 3] = [
-    ("engine.memtable_budget_bytes", 256 << 20),
+    ("engine.memtable_budget_bytes", 128 << 20),
     ("engine.cache_bytes", 256 << 20),
     ("journal.cache_bytes", 64 << 20),
 ];

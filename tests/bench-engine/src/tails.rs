@@ -1,0 +1,146 @@
+//! How long the slowest operations take, in peace and beside flushes and compactions.
+//!
+//! One thread reads as fast as it can. For the second part it also writes, at four fifths of the
+//! rate the engine was seen to sustain, in between. What an operation waited for a processor is
+//! not the engine's doing: the kernel tells how long that was.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::store::{Store, key};
+use crate::workload::{BATCH, Figure, Random};
+
+/// Writes by which the sustained rate is found, as a share of the keys.
+const PROBE_SHARE: u64 = 2;
+/// Share of that rate at which is written while tails are measured, per cent.
+const RATE_PERCENT: u32 = 80;
+/// How long each part runs.
+const PART: Duration = Duration::from_secs(20);
+/// Operations between two looks at how long the thread has waited for a processor.
+const LOOK_EVERY: u64 = 128;
+/// An operation that takes longer is a stall.
+const STALL: Duration = Duration::from_millis(20);
+
+/// One run.
+pub struct Tails {
+    keys: u64,
+    value: Vec<u8>,
+    random: Random,
+}
+
+/// What one part saw.
+#[derive(Default)]
+struct Seen {
+    reads: Vec<u32>,
+    writes: Vec<u32>,
+    /// The longest operation, less what it waited for a processor.
+    longest: Duration,
+    stalls: u64,
+}
+
+impl Tails {
+    pub fn new(keys: u64, value: Vec<u8>) -> Self {
+        Self { keys, value, random: Random(3) }
+    }
+
+    pub fn run(mut self, store: &mut dyn Store) -> Result<Vec<Figure>> {
+        for n in 0..self.keys {
+            store.get(&key(n))?;
+        }
+        let sustained = self.sustained(store)?;
+        for n in 0..self.keys {
+            store.get(&key(n))?;
+        }
+        let quiet = self.part(store, None)?;
+        let busy = self.part(store, Some(sustained / RATE_PERCENT * 100))?;
+        let figure = |name, value, unit| Figure { name, value, cpu: None, unit };
+        let rate = BATCH as f64 / sustained.as_secs_f64();
+        Ok(vec![
+            figure("writes sustained", rate / 1e3, "k/s"),
+            figure("get p99.9, quiet", quantile(quiet.reads, 0.999), "µs"),
+            figure("get p99.9, while compacting", quantile(busy.reads, 0.999), "µs"),
+            figure("batch of 16 p99.9, while compacting", quantile(busy.writes, 0.999), "µs"),
+            figure("longest operation, while compacting", busy.longest.as_secs_f64() * 1e3, "ms"),
+            figure("stalls > 20 ms, while compacting", busy.stalls as f64, "stalls"),
+        ])
+    }
+
+    fn write(&mut self, store: &mut dyn Store) -> Result<()> {
+        let keys: Vec<_> = (0..BATCH).map(|_| key(self.random.next() % self.keys)).collect();
+        let batch: Vec<_> = keys.into_iter().map(|key| (key, self.value.as_slice())).collect();
+        store.write(&batch)
+    }
+
+    /// Time of a batch at the rate that leaves nothing to be compacted behind.
+    fn sustained(&mut self, store: &mut dyn Store) -> Result<Duration> {
+        let batches = (self.keys / PROBE_SHARE / BATCH as u64).max(1);
+        let begin = Instant::now();
+        for _ in 0..batches {
+            self.write(store)?;
+        }
+        store.settle()?;
+        Ok(begin.elapsed() / u32::try_from(batches).context("few enough batches")?)
+    }
+
+    /// Reads for a while; writes a batch in every `interval`, if there is one.
+    fn part(&mut self, store: &mut dyn Store, interval: Option<Duration>) -> Result<Seen> {
+        let mut seen = Seen::default();
+        let waits = Waits::open()?;
+        let begin = Instant::now();
+        let (mut due, mut count) = (begin, 0_u64);
+        let mut waited = waits.read()?;
+        while begin.elapsed() < PART {
+            if count.is_multiple_of(LOOK_EVERY) {
+                waited = waits.read()?;
+            }
+            count += 1;
+            let is_write = interval.is_some() && Instant::now() >= due;
+            let wanted = key(self.random.next() % self.keys);
+            let start = Instant::now();
+            if is_write {
+                self.write(store)?;
+            } else {
+                store.get(&wanted)?;
+            }
+            let took = start.elapsed();
+            let micros = u32::try_from(took.as_nanos() / 100).unwrap_or(u32::MAX);
+            if is_write { &mut seen.writes } else { &mut seen.reads }.push(micros);
+            if took > STALL || took > seen.longest {
+                let own = took.saturating_sub(waits.read()?.saturating_sub(waited));
+                seen.longest = seen.longest.max(own);
+                seen.stalls += u64::from(own > STALL);
+            }
+            if is_write {
+                due += interval.unwrap_or_default();
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Microseconds below which this share of `times`, tenths of a microsecond, lies.
+fn quantile(mut times: Vec<u32>, share: f64) -> f64 {
+    times.sort_unstable();
+    let at = (times.len() as f64 * share) as usize;
+    times.get(at.min(times.len().saturating_sub(1))).map_or(0.0, |tenths| f64::from(*tenths) / 10.0)
+}
+
+/// How long this thread has been ready to run and did not.
+struct Waits(File);
+
+impl Waits {
+    fn open() -> Result<Self> {
+        Ok(Self(File::open("/proc/thread-self/schedstat").context("the scheduler's figures")?))
+    }
+
+    fn read(&self) -> Result<Duration> {
+        let mut text = [0; 64];
+        let length = self.0.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..length])?;
+        let nanos = text.split_whitespace().nth(1).context("the second figure")?;
+        Ok(Duration::from_nanos(nanos.parse()?))
+    }
+}
