@@ -31,6 +31,8 @@ pub(crate) struct Version {
     levels: [Arc<[Arc<Table>]>; LEVELS],
     /// Where keys lie in the sorted levels.
     maps: [LevelMap; LEVELS],
+    /// The sorted levels that have tables: most have none.
+    sorted: Box<[usize]>,
     /// Bytes of each level.
     level_bytes: [u64; LEVELS],
     /// The durable read point: everything up to it is in the tables.
@@ -85,7 +87,8 @@ impl Version {
         for (map, level) in maps.iter_mut().zip(&levels).skip(1) {
             *map = LevelMap::new(level);
         }
-        Self { generation, number, levels, maps, level_bytes, point, floor }
+        let sorted = (1..LEVELS).filter(|level| !levels[*level].is_empty()).collect();
+        Self { generation, number, levels, maps, sorted, level_bytes, point, floor }
     }
 
     fn check(&self, dir: &Path) -> Result<()> {
@@ -167,7 +170,7 @@ impl Version {
                 decided => return Ok(decided),
             }
         }
-        for level in 1..LEVELS {
+        for level in self.sorted.iter().copied() {
             let Some(table) = self.table_of(level, family, key) else { continue };
             match get_unhidden(table, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}

@@ -128,18 +128,19 @@ impl<'a> Output<'a> {
             last_key.clear();
             last_key.extend_from_slice(key);
         }
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => self.begin_table()?,
-        };
+        if self.writer.is_none() {
+            self.writer = Some(self.begin_table()?);
+        }
         let expires = self.expires_at(family, value);
         let value_bytes = value.len();
         let value = self.place(value)?;
+        // The writer stays where it is: to take it out and put it back for every record would copy
+        // a kilobyte.
+        let Some(writer) = &mut self.writer else { return Ok(()) };
         writer.add(family, key, seq, ordinal, value)?;
         if let Some(at_ms) = expires {
             writer.count_expiry(at_ms, key.len() + value_bytes);
         }
-        self.writer = Some(writer);
         Ok(())
     }
 

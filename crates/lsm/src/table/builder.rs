@@ -195,6 +195,7 @@ fn put_low(out: &mut Vec<u8>, number: u32, width: u32) {
 }
 
 /// How many bytes two keys have in common at their start.
+#[inline]
 pub(crate) fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
     let (words_a, words_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
     let mut shared = 0;

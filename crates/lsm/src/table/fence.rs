@@ -3,7 +3,6 @@
 //! Most of a search runs over eight bytes of each key behind what all of them have in common,
 //! eight keys to a cache line; whole keys are compared only where those are equal.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use crate::table::builder::shared_prefix;
@@ -75,12 +74,11 @@ impl Fence {
     /// The first key at or after `key`; the number of keys if there is none.
     #[inline]
     pub(crate) fn seek(&self, key: &[u8]) -> usize {
-        let (first, rest) = key.split_at(key.len().min(self.common.len()));
-        match first.cmp(&self.common) {
-            Ordering::Less => return 0,
-            Ordering::Greater => return self.heads.len(),
-            Ordering::Equal => {}
+        // Seldom anything else; and a call to compare a few bytes costs more than this.
+        if shared_prefix(key, &self.common) < self.common.len() {
+            return if *key < *self.common { 0 } else { self.heads.len() };
         }
+        let rest = key.get(self.common.len()..).unwrap_or_default();
         let wanted = head(rest);
         let low = self.heads.partition_point(|head| *head < wanted);
         match self.heads.get(low) {

@@ -65,7 +65,10 @@ impl Filter {
         let Some(line) = self.line_index(hash).and_then(|i| self.lines.get(i)) else {
             return true;
         };
-        bits_of(hash, self.probes).all(|bit| line.0[bit / 64 % 8] & (1 << (bit % 64)) != 0)
+        // All bits are looked at: to stop at the first clear one would be a branch that nobody can
+        // foretell, taken when the line has come at last.
+        let set = |bit: usize| line.0[bit / 64 % 8] >> (bit % 64) & 1;
+        bits_of(hash, self.probes).fold(1, |all, bit| all & set(bit)) == 1
     }
 
     /// Memory held, bytes.
