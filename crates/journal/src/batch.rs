@@ -55,6 +55,8 @@ use crate::options::TAIL_BYTES;
 pub(crate) const BATCH_HEADER_BYTES: usize = 72;
 /// Batches start at multiples of this.
 pub(crate) const BATCH_ALIGN: u64 = 512;
+/// What a batch takes beside its records at most: header and padding.
+pub(crate) const BATCH_OVERHEAD_MAX: u64 = BATCH_HEADER_BYTES as u64 + BATCH_ALIGN;
 /// What a bad spot of a disk takes at most: marks keep clear of the block they vouch for.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"HFJB");

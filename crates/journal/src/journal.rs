@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::group::{Entry, GroupId, LogPosition, LogState};
 use crate::queue::Done;
 use crate::read;
-use crate::state::{State, Stats};
+use crate::state::State;
+use crate::stats::Stats;
 
 /// Called when the writer has something to do.
 type Wake = Box<dyn Fn() + Send + Sync>;

@@ -29,7 +29,7 @@ impl Place {
 pub(crate) struct SegmentUse {
     pub(crate) segment: Arc<Segment>,
     pub(crate) live_bytes: u64,
-    /// Bytes of all its records; after recovery, which does not see the dead, its size.
+    /// Bytes of all its records.
     pub(crate) total_bytes: u64,
     /// Every record below this sequence number must be durable before the file is used again.
     pub(crate) freed_at: u64,
@@ -93,10 +93,10 @@ impl Ledger {
         self.segments.pop_first().map(|(_, entry)| entry.segment)
     }
 
-    /// Recovery is done: what does not live is dead, as far as anybody knows.
-    pub(crate) fn assume_full(&mut self) {
-        for entry in self.segments.values_mut() {
-            entry.total_bytes = entry.segment.bytes;
+    /// Recovery is done and saw `total_bytes` of records in `segment`, dead ones included.
+    pub(crate) fn set_total(&mut self, segment: u32, total_bytes: u64) {
+        if let Some(entry) = self.segments.get_mut(&segment) {
+            entry.total_bytes = entry.live_bytes.max(total_bytes);
         }
     }
 

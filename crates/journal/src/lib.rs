@@ -44,6 +44,7 @@ mod scan;
 mod segment;
 mod space;
 mod state;
+mod stats;
 mod walk;
 mod writer;
 
@@ -60,5 +61,5 @@ pub use queue::Done;
 pub use record::RecordKind;
 pub use recovery::{RecoveredGroup, Recovery};
 pub use segment::SegmentHeader;
-pub use state::Stats;
+pub use stats::{SYNC_TIMES, Stats, SyncTimes};
 pub use writer::{Step, Writer};

@@ -22,12 +22,18 @@ pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const SEGMENTS_MIN: u64 = 4;
 /// Prepared segments waiting for use: one is the reserve, one lets the writer rotate at once.
 pub(crate) const SPARES: usize = 2;
+/// Of all segments one in so many may wait for its next use, instead of being deleted and made
+/// again when the log grows and shrinks.
+const SPARE_SHARE: usize = 8;
+/// Most bytes moved for each byte that died, where the journal is nearly full.
+pub(crate) const REWRITE_FACTOR_MAX: u64 = 4;
 /// Bytes of one entry of a group's list in a mark.
 pub(crate) const TAIL_BYTES: usize = 32;
 /// Most live bytes moved out of the oldest segment in one step.
 pub(crate) const REWRITE_BYTES_PER_STEP: u64 = 1024 * 1024;
-/// How much of a fresh segment is filled with zeros in one step.
-pub(crate) const ZERO_BYTES_PER_STEP: u64 = 1024 * 1024;
+/// How much of a fresh segment is filled with zeros in one step; while there is something to
+/// write, one step for as many bytes written.
+pub(crate) const ZERO_BYTES_PER_STEP: u64 = 512 * 1024;
 /// How long to wait before a segment is asked of a full disk again.
 pub(crate) const SPACE_RETRY: Duration = Duration::from_millis(500);
 
@@ -101,6 +107,12 @@ impl JournalOptions {
     /// Most segment files.
     pub(crate) fn segments_max(&self) -> usize {
         usize::try_from(self.limit_bytes / self.segment_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Most files that are kept for their next use. More than are prepared: two segments may begin
+    /// before the oldest ones are free, and would find their files deleted.
+    pub(crate) fn spares_max(&self) -> usize {
+        (self.segments_max() / SPARE_SHARE).max(2 * SPARES)
     }
 
     /// What one segment can hold at least, headers and its opening list taken off.

@@ -48,6 +48,8 @@ pub(crate) struct Work {
     pub(crate) buffer: Vec<u8>,
     pub(crate) records: Vec<Queued>,
     pub(crate) bytes: u64,
+    /// The longest of the records.
+    pub(crate) largest: u64,
     dones: Vec<Done>,
     appended: BTreeMap<GroupId, Done>,
 }
@@ -66,6 +68,7 @@ impl Work {
         self.buffer.shrink_to(BUFFER_BYTES_KEPT_MAX);
         self.records.clear();
         self.bytes = 0;
+        self.largest = 0;
     }
 }
 
@@ -121,6 +124,7 @@ impl Queue {
         let inline = bytes - if external { payload_bytes } else { 0 };
         work.buffer.resize(start + inline, 0);
         work.bytes += bytes as u64;
+        work.largest = work.largest.max(bytes as u64);
         work.records.push(Queued {
             group: draft.group,
             kind: draft.kind,
@@ -150,6 +154,11 @@ impl Queue {
     /// Bytes queued.
     pub(crate) fn bytes(&self) -> u64 {
         self.work.bytes
+    }
+
+    /// The longest record queued.
+    pub(crate) fn largest(&self) -> u64 {
+        self.work.largest
     }
 
     /// Whether nothing is queued.

@@ -19,7 +19,7 @@ use crate::error::{At, Error, Result};
 use crate::group::{Group, GroupId, LogPosition};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
-use crate::options::{JournalOptions, SEGMENT_BYTES_MIN, SPARES};
+use crate::options::{JournalOptions, SEGMENT_BYTES_MIN};
 use crate::queue::Work;
 use crate::replay::Replay;
 use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, seed};
@@ -252,6 +252,7 @@ impl Writer {
             run: 0,
             current: Arc::clone(&current.segment),
             offset: end.offset,
+            covered: end.offset,
             number: end.number,
             link: end.link.unwrap_or(0),
             claim: end.number,
@@ -268,7 +269,6 @@ impl Writer {
     fn take_groups(&mut self, replay: Replay, recovery: &mut Recovery) {
         let mut state = self.journal.lock();
         state.groups = replay.finish(&mut state.ledger);
-        state.ledger.assume_full();
         describe(&state.groups, recovery);
         let tails = state.groups.iter().map(|(id, group)| {
             (*id, Tail { group: *id, last: group.last_sequence, hit: group.hit })
@@ -296,7 +296,7 @@ impl Writer {
         for path in unused {
             let file = self.disk.open(path, OpenMode::Write).at("open", path)?;
             let fits = file.len().at("measure", path)? == self.options.segment_bytes;
-            if self.spares.len() < SPARES && fits {
+            if self.spares.len() < self.options.spares_max() && fits {
                 let spare = self.spares.next_path(&self.directory);
                 self.disk.rename(path, &spare).at("rename", path)?;
                 self.spares.adopt(spare, file, self.options.segment_bytes);

@@ -42,16 +42,19 @@ pub(crate) struct Replay {
     /// Records below this sequence number were given up before; a chain may lead there.
     pub(crate) origin: u64,
     groups: BTreeMap<GroupId, ReplayedGroup>,
+    /// Bytes of all records seen in each segment.
+    totals: BTreeMap<u32, u64>,
 }
 
 impl Replay {
     /// Nothing replayed; the first record to come is at least `origin`.
     pub(crate) fn starting_at(origin: u64) -> Self {
-        Self { origin, groups: BTreeMap::new() }
+        Self { origin, ..Self::default() }
     }
 
     /// Takes the next record.
     pub(crate) fn apply(&mut self, sequence: u64, record: &RecordView<'_>, place: Place) {
+        *self.totals.entry(place.segment).or_default() += record.bytes as u64;
         let header = &record.header;
         let before_origin = header.previous < self.origin;
         let group = self.groups.entry(header.group).or_insert_with(|| ReplayedGroup {
@@ -101,7 +104,11 @@ impl Replay {
     /// The last record of every group, with the verdict.
     pub(crate) fn finish(self, ledger: &mut Ledger) -> BTreeMap<GroupId, Group> {
         let groups = self.groups.into_iter();
-        groups.map(|(id, group)| (id, group.into_group(ledger))).collect()
+        let groups = groups.map(|(id, group)| (id, group.into_group(ledger))).collect();
+        for (segment, bytes) in self.totals {
+            ledger.set_total(segment, bytes);
+        }
+        groups
     }
 }
 

@@ -15,7 +15,9 @@ use holdfast_env::{Disk, File, OpenMode};
 
 use crate::error::{At, Error, Result, is_space};
 use crate::group::{GroupId, KEPT_KINDS, LogPosition};
-use crate::options::{REWRITE_BYTES_PER_STEP, SPACE_RETRY, SPARES, ZERO_BYTES_PER_STEP};
+use crate::options::{
+    REWRITE_BYTES_PER_STEP, REWRITE_FACTOR_MAX, SPACE_RETRY, SPARES, ZERO_BYTES_PER_STEP,
+};
 use crate::queue::Draft;
 use crate::read::{Stored, read_run, run_length};
 use crate::record::RecordKind;
@@ -75,6 +77,8 @@ pub(crate) struct Spares {
     next_number: u32,
     /// When to ask a full disk again.
     retry_at: Duration,
+    /// Bytes written since a fresh file was filled last.
+    written_bytes: u64,
 }
 
 /// Live records of the oldest segment that are to be moved.
@@ -87,7 +91,7 @@ struct Moving {
 impl Spares {
     /// No files yet; names from `next_number` on.
     pub(crate) fn new(next_number: u32) -> Self {
-        Self { files: Vec::new(), next_number, retry_at: Duration::ZERO }
+        Self { next_number, ..Self::default() }
     }
 
     /// Takes over a file that was used before, of the right size.
@@ -103,6 +107,17 @@ impl Spares {
     /// A path for the next spare.
     pub(crate) fn next_path(&mut self, directory: &Path) -> PathBuf {
         FileName::Spare(self.number()).path(directory)
+    }
+
+    /// Takes note of `bytes` written to the log: fresh files are filled at the same pace.
+    pub(crate) fn note_written(&mut self, bytes: u64) {
+        self.written_bytes += bytes;
+    }
+
+    /// Takes the oldest file out, one that is filled if there is one.
+    fn take(&mut self, bytes: u64) -> Spare {
+        let filled = self.files.iter().position(|spare| spare.filled_bytes >= bytes);
+        self.files.remove(filled.unwrap_or(0))
     }
 
     fn number(&mut self) -> u32 {
@@ -140,7 +155,7 @@ impl Writer {
 
     /// Takes a prepared file into use.
     fn begin_segment(&mut self) -> Result<()> {
-        let spare = self.spares.files.remove(0);
+        let spare = self.spares.take(self.options.segment_bytes);
         let sequence = self.spares.number();
         let header = SegmentHeader {
             journal: self.journal_id,
@@ -151,6 +166,7 @@ impl Writer {
         };
         self.current = spare.into_use(self.disk.as_ref(), &self.directory, &header)?;
         self.offset = SEGMENT_HEADER_BYTES;
+        self.covered = SEGMENT_HEADER_BYTES;
         let mut state = self.journal.lock();
         state.ledger.open(Arc::clone(&self.current));
         state.spares = self.spares.len();
@@ -179,7 +195,7 @@ impl Writer {
         state.counters.segments_freed += 1;
         drop(state);
         let reusable = segment.bytes == self.options.segment_bytes;
-        if self.spares.len() < SPARES && reusable {
+        if self.spares.len() < self.options.spares_max() && reusable {
             let path = self.spares.next_path(&self.directory);
             self.disk.rename(&segment.path, &path).at("rename", &segment.path)?;
             self.spares.adopt(path, Arc::clone(&segment.file), segment.bytes);
@@ -232,13 +248,20 @@ impl Writer {
         }
         self.disk.sync_dir(&self.directory).at("sync directory", &self.directory)?;
         self.spares.files.push(Spare { path, file, filled_bytes: 0 });
+        self.journal.lock().counters.segments_made += 1;
         Ok(())
     }
 
     /// Fills a part of a fresh file with zeros: writing to allocated but unwritten space would
-    /// change metadata with every sync (measured: a third slower).
+    /// change metadata with every sync (measured: a third slower). While callers wait it only
+    /// keeps pace with the log, so that the file is ready when the current one is full.
     fn fill_spare(&mut self) -> Result<bool> {
         let bytes = self.options.segment_bytes;
+        let keeps_pace = self.spares.written_bytes < ZERO_BYTES_PER_STEP;
+        if keeps_pace && self.journal.lock().queue.urgent {
+            return Ok(false);
+        }
+        self.spares.written_bytes = 0;
         let path = FileName::Spare(self.spares.next_number).path(&self.directory);
         let Some(at) = self.spares.files.iter().position(|s| s.filled_bytes < bytes) else {
             return Ok(false);
@@ -314,8 +337,14 @@ impl Writer {
 /// free a segment. Moved records may use the reserve.
 ///
 /// Moving has to come to an end: each time it needs records that died since, or makes the number
-/// of segments smaller. Near the limit even a segment full of live records is moved, if dead ones
-/// wait behind it that make up for it.
+/// of segments smaller. So what it costs is bounded, in bytes moved for bytes written to disk:
+/// * a sixteenth of a segment at most for each segment that is freed, always;
+/// * above half of the limit one byte for each one that died since, where half of the segment did;
+/// * above three quarters even segments full of live records, if dead ones wait behind them that
+///   make up for it: four bytes for each one that died. A log that lies idle and that nobody
+///   purges is passed over until a quarter of its size has died elsewhere.
+/// * Votes and truncations must go on: once the reserve is begun, moving frees a segment whatever
+///   it costs. Entries are not admitted then.
 fn worth_moving(state: &State) -> Option<Reading> {
     let oldest = state.ledger.oldest()?;
     let used = state.ledger.segments.len();
@@ -324,7 +353,10 @@ fn worth_moving(state: &State) -> Option<Reading> {
     let (live, total) = (oldest.live_bytes, oldest.total_bytes);
     let few_left = used > 2 && live <= oldest.segment.bytes / 16;
     let half_dead = used * 2 > usable && live <= total / 2;
-    let dead_behind = used * 4 > usable * 3 && state.ledger.dead_bytes() >= segment_room;
+    let dead = state.ledger.dead_bytes();
+    let pays = dead * REWRITE_FACTOR_MAX >= state.ledger.live_bytes()
+        || used >= state.options.segments_max();
+    let dead_behind = used * 4 > usable * 3 && dead >= segment_room && pays;
     // Beyond the limit, if need be: a full segment may not fit into what others left over.
     let spares = state.spares + usize::from(!state.disk_full);
     let room = state.current_room + segment_room * spares as u64;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::batch::BATCH_OVERHEAD_MAX;
 use crate::error::{Error, Result};
 use crate::group::{Entry, Group, GroupId, Kept, LogPosition};
 use crate::ledger::{Ledger, Place};
@@ -18,45 +19,13 @@ use crate::options::{CLIENT_USAGE_PERCENT_MAX, DESCRIPTOR_BYTES_MAX, JournalOpti
 use crate::options::{TAIL_BYTES, VOTE_BYTES_MAX};
 use crate::queue::{Done, Draft, Queue, Queued};
 use crate::record::{RecordKind, record_bytes};
+use crate::stats::Stats;
 
 /// The allowance of lagging followers is computed again after this many records.
 const ALLOWANCE_RECORDS: u64 = 1024;
 
 /// Most lines in the order of eviction, one per append whose payloads are cached.
 const CACHE_LINES_MAX: usize = 64 * 1024;
-
-/// Counters of a journal's life since it was opened, and sizes as they are now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Records written.
-    pub records_written: u64,
-    /// Batches written, marks and fillers included.
-    pub batches_written: u64,
-    /// Bytes written, headers and padding included.
-    pub bytes_written: u64,
-    /// Marks written.
-    pub marks_written: u64,
-    /// Syncs of segment content.
-    pub syncs: u64,
-    /// Bytes of live records moved out of the oldest segment.
-    pub rewritten_bytes: u64,
-    /// Segments that became free.
-    pub segments_freed: u64,
-    /// Segments in use.
-    pub segments_used: u64,
-    /// Segments prepared.
-    pub segments_spare: u64,
-    /// Bytes of records that are needed.
-    pub live_bytes: u64,
-    /// Bytes of cached payloads.
-    pub cached_bytes: u64,
-    /// Bytes of records that wait to be written.
-    pub queued_bytes: u64,
-    /// Groups.
-    pub groups: u64,
-    /// Whether the disk had no room for another segment when it was asked last.
-    pub disk_full: bool,
-}
 
 /// The state behind the lock.
 pub(crate) struct State {
@@ -70,6 +39,8 @@ pub(crate) struct State {
     pub(crate) durable: u64,
     /// Bytes the writer took and has not reported yet.
     pub(crate) writing_bytes: u64,
+    /// The longest of the records it took.
+    pub(crate) writing_largest: u64,
     /// Bytes left in the current segment.
     pub(crate) current_room: u64,
     /// Prepared segments.
@@ -104,6 +75,7 @@ impl State {
             committed_waits: BTreeSet::new(),
             durable: next_sequence,
             writing_bytes: 0,
+            writing_largest: 0,
             current_room: 0,
             spares: 0,
             disk_full: false,
@@ -150,11 +122,18 @@ impl State {
         if state.hit { Err(Error::GroupHit(group)) } else { Ok(state) }
     }
 
-    /// Whether `bytes` of entries fit beyond the reserve.
-    fn has_room(&self, bytes: u64) -> bool {
-        let segment = self.options.segment_room(self.groups.len());
-        let queued = self.queue.bytes() + self.writing_bytes;
-        self.current_room + segment * self.spares as u64 >= queued + bytes + segment
+    /// Whether `bytes` of entries, the longest of them `largest`, fit beyond the reserve. What does
+    /// not fit the end of a segment leaves a gap there, in the worst case before the largest.
+    fn has_room(&self, bytes: u64, largest: u64) -> bool {
+        let Some(beyond_reserve) = self.spares.checked_sub(1) else { return false };
+        let wanted = self.queue.bytes() + self.writing_bytes + bytes;
+        if wanted + BATCH_OVERHEAD_MAX <= self.current_room {
+            return true;
+        }
+        let largest = largest.max(self.queue.largest()).max(self.writing_largest);
+        let lost = largest + BATCH_OVERHEAD_MAX;
+        let segment = self.options.segment_room(self.groups.len()).saturating_sub(lost);
+        self.current_room.saturating_sub(lost) + segment * beyond_reserve as u64 >= wanted
     }
 
     /// Bytes of segment files that hold something.
@@ -169,7 +148,7 @@ impl State {
         self.poisoned.is_none()
             && !self.disk_full
             && self.usage() < limit
-            && self.has_room(self.options.segment_bytes / 8)
+            && self.has_room(self.options.segment_bytes / 8, 0)
     }
 
     /// Appends entries. Returns the callback that this one outdates.
@@ -180,10 +159,11 @@ impl State {
         done: Done,
     ) -> Result<Option<Done>> {
         let next = Self::writable(&mut self.groups, &self.poisoned, group)?.next_index();
-        let bytes = self.check_entries(group, next, &entries)?;
+        let (bytes, largest) = self.check_entries(group, next, &entries)?;
         let queue_full =
             self.queue.bytes() > 0 && self.queue.bytes() + bytes > self.options.queue_bytes_max;
-        if queue_full || !self.has_room(bytes) {
+        if queue_full || !self.has_room(bytes, largest) {
+            self.counters.refused += 1;
             return Err(Error::Full { bytes });
         }
         let state = Self::writable(&mut self.groups, &self.poisoned, group)?;
@@ -210,20 +190,27 @@ impl State {
         Ok(self.queue.appended(group, done))
     }
 
-    /// Checks indexes and sizes; returns the record bytes of all.
-    fn check_entries(&self, group: GroupId, next: Option<u64>, entries: &[Entry]) -> Result<u64> {
+    /// Checks indexes and sizes; returns the record bytes of all and of the longest.
+    fn check_entries(
+        &self,
+        group: GroupId,
+        next: Option<u64>,
+        entries: &[Entry],
+    ) -> Result<(u64, u64)> {
         let start = next.or(entries.first().map(|e| e.position.index)).unwrap_or(0);
         let maximum = self.options.entry_bytes_max();
-        let mut bytes = 0;
+        let (mut bytes, mut largest) = (0, 0);
         for (expected, entry) in (start..).zip(entries) {
             let found = entry.position.index;
             if found != expected {
                 return Err(Error::NotContiguous { group, expected, found });
             }
             check_size("entry", entry.payload.len(), maximum)?;
-            bytes += record_bytes(entry.payload.len()) as u64;
+            let record = record_bytes(entry.payload.len()) as u64;
+            bytes += record;
+            largest = largest.max(record);
         }
-        Ok(bytes)
+        Ok((bytes, largest))
     }
 
     /// Queues the group's vote.
@@ -311,7 +298,9 @@ impl State {
         if self.groups.contains_key(&group) {
             return Err(Error::GroupExists(group));
         }
-        if !self.has_room((record_bytes(descriptor.len()) + TAIL_BYTES) as u64) {
+        let bytes = (record_bytes(descriptor.len()) + TAIL_BYTES) as u64;
+        if !self.has_room(bytes, bytes) {
+            self.counters.refused += 1;
             return Err(Error::Full { bytes: descriptor.len() as u64 });
         }
         self.groups.insert(group, Group::new(descriptor.clone()));
@@ -367,6 +356,7 @@ impl State {
             kind => state.kept(kind).map(|kept| kept.sequence),
         };
         if current.is_some() && current == draft.moves {
+            self.counters.rewritten_records += 1;
             self.counters.rewritten_bytes += record_bytes(draft.payload.len()) as u64;
             self.queue.push(draft, &mut state.last_sequence);
             self.queue.urgent = true;
@@ -470,6 +460,7 @@ impl State {
             cached_bytes: self.cached_bytes,
             queued_bytes: self.queue.bytes() + self.writing_bytes,
             groups: self.groups.len() as u64,
+            hit_groups: self.groups.values().filter(|group| group.hit).count() as u64,
             disk_full: self.disk_full,
             ..self.counters
         }

@@ -31,7 +31,8 @@ use crate::segment::Segment;
 use crate::space::Spares;
 use crate::state::State;
 
-static PADDING: [u8; BATCH_ALIGN as usize] = [0; BATCH_ALIGN as usize];
+static PADDING: [u8; (BATCH_ALIGN + BLOCK_BYTES) as usize] =
+    [0; (BATCH_ALIGN + BLOCK_BYTES) as usize];
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct Writer {
     pub(crate) current: Arc<Segment>,
     /// Where the next batch goes.
     pub(crate) offset: u64,
+    /// Up to here the current segment was written in this use.
+    pub(crate) covered: u64,
     /// Number of the next batch.
     pub(crate) number: u64,
     /// Checksum of the last batch.
@@ -156,6 +159,7 @@ impl Writer {
         }
         let work = state.queue.take(std::mem::take(&mut self.idle));
         state.writing_bytes = work.bytes;
+        state.writing_largest = work.largest;
         Ok(Some((work, !urgent)))
     }
 
@@ -187,6 +191,7 @@ impl Writer {
         state.place(&work.records);
         state.durable = self.sequence;
         state.writing_bytes = 0;
+        state.writing_largest = 0;
         state.current_room = self.current.bytes - self.offset;
         state.counters.records_written += work.records.len() as u64;
         drop(state);
@@ -215,10 +220,11 @@ impl Writer {
 
     /// Makes everything written durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
+        let began = self.clock.monotonic();
         self.current.file.sync_data().at("sync", &self.current.path)?;
         self.claim = self.number;
         self.last_sync = self.clock.monotonic();
-        self.journal.lock().counters.syncs += 1;
+        self.journal.lock().counters.note_sync(self.last_sync.saturating_sub(began));
         Ok(())
     }
 
@@ -300,7 +306,8 @@ impl Writer {
         }
     }
 
-    /// Writes a batch, padded.
+    /// Writes a batch, padded. A block that it is the first to write to is written whole: into a
+    /// part of a block the kernel can only write after it has read the rest from the disk.
     fn write_batch(&mut self, header: &BatchHeader, body: Vec<IoSlice<'_>>) -> Result<()> {
         let end = self.offset + header.batch_bytes();
         assert!(end <= self.current.bytes, "a batch fits its segment");
@@ -309,10 +316,14 @@ impl Writer {
         slices.push(IoSlice::new(&head));
         slices.extend(body);
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
-        let padding = usize::try_from(bytes.next_multiple_of(BATCH_ALIGN) - bytes).unwrap_or(0);
+        let padded = if end > self.covered { end.next_multiple_of(BLOCK_BYTES) } else { end };
+        self.covered = self.covered.max(padded);
+        let padding = padded - self.offset - bytes;
+        let padding = usize::try_from(padding).expect("less than two blocks");
         slices.push(IoSlice::new(PADDING.get(..padding).unwrap_or_default()));
         let file = &self.current.file;
         file.write_all_vectored_at(&slices, self.offset).at("write", &self.current.path)?;
+        self.spares.note_written(header.batch_bytes());
         self.offset = end;
         self.number += 1;
         self.link = link;

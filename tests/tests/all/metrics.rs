@@ -160,14 +160,17 @@ fn load(client: &Client, stop: &Arc<AtomicBool>) -> JoinSet<Result<()>> {
 }
 
 /// What only a node with much to do shows.
-const STORAGE: [&str; 27] = [
+const STORAGE: [&str; 30] = [
     "holdfast_blocking_queue",
     "holdfast_in_flight_bytes",
     "holdfast_disk_available_bytes",
     "holdfast_range_purged_index",
     "holdfast_journal_usage_bytes",
     "holdfast_journal_segments",
+    "holdfast_journal_spare_segments",
+    "holdfast_journal_freed_segments",
     "holdfast_journal_queued_bytes",
+    "holdfast_journal_rewritten_records",
     "holdfast_journal_rewritten_bytes",
     "holdfast_memtable_bytes",
     "holdfast_block_cache_bytes",

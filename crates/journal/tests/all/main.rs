@@ -8,6 +8,7 @@ mod damage;
 mod golden;
 mod model;
 mod real;
+mod recycling;
 mod rig;
 mod space;
 mod world;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_env::{Clock, Disk};
+use holdfast_journal::{SYNC_TIMES, SyncTimes};
 use holdfast_lsm::CompactionStyle;
 use holdfast_replica::Role;
 use holdfast_runtime::Pool;
@@ -63,6 +64,15 @@ impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, value: u64) -> Encoded {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn times(&mut self, name: &str, help: &str, times: &SyncTimes) -> Encoded {
+        let bounds = SYNC_TIMES.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+        let buckets: Vec<_> = bounds.zip(times.counts).collect();
+        let count = times.counts.iter().sum();
+        let sum = times.total.as_secs_f64();
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> Encoded {
@@ -173,6 +183,8 @@ impl Sources {
         page.gauge("journal_usage_bytes", "Segments in use", journal.usage())?;
         page.gauge("journal_limit_bytes", "What segments may use", journal.limit())?;
         page.gauge("journal_segments", "Segment files in use", stats.segments_used)?;
+        page.gauge("journal_spare_segments", "Segment files prepared", stats.segments_spare)?;
+        page.gauge("journal_groups", "Replicas with a log", stats.groups)?;
         page.gauge("journal_live_bytes", "Records that are still needed", stats.live_bytes)?;
         page.gauge("journal_queued_bytes", "Records that wait for the disk", stats.queued_bytes)?;
         page.gauge("journal_cached_bytes", "Payloads kept in memory", stats.cached_bytes)?;
@@ -180,7 +192,11 @@ impl Sources {
         page.counter("journal_batches", "Batches written", stats.batches_written)?;
         page.counter("journal_written_bytes", "Bytes written", stats.bytes_written)?;
         page.counter("journal_syncs", "Syncs of segments", stats.syncs)?;
-        page.counter("journal_rewritten_bytes", "Live records moved", stats.rewritten_bytes)
+        page.times("journal_sync_duration_seconds", "Time a sync takes", &stats.sync_times)?;
+        page.counter("journal_marks", "Marks written after bursts", stats.marks_written)?;
+        page.counter("journal_freed_segments", "Segments freed", stats.segments_freed)?;
+        page.counter("journal_rewritten_records", "Live records moved", stats.rewritten_records)?;
+        page.counter("journal_rewritten_bytes", "Bytes of them", stats.rewritten_bytes)
     }
 
     fn engines(&self, page: &mut Page<'_>) -> Encoded {

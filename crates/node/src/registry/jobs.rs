@@ -120,10 +120,11 @@ impl JobsShared {
     fn run(&self) {
         while !self.is_stopping.load(Ordering::Acquire) {
             self.has_work.store(false, Ordering::Release);
+            // Before every job: compactions may follow one another for long.
+            self.seal_for_space();
             match self.next() {
                 Some((group, job)) => self.carry_out(group, job),
                 None => {
-                    self.seal_for_space();
                     if let Some((group, error)) = self.scrub.step(&self.engines) {
                         self.give_up(group, &error);
                     }
