@@ -54,6 +54,10 @@ pub trait File: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Says that `length` bytes at `offset` will be read soon, so that they may be fetched while
+    /// the caller does something else. Only advice: there is nothing to fail.
+    fn will_read(&self, _offset: u64, _length: u64) {}
+
     /// Writes all of `bytes` at `offset`, growing the file if needed.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::time::ClockId;
 
 use crate::{Clock, Disk, DiskSpace, Entropy, File, FileLock, OpenMode};
@@ -66,6 +66,13 @@ impl FileLock for RealLock {}
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, length: u64) {
+        // A length of 0 would mean the whole rest of the file.
+        if let Some(length) = std::num::NonZeroU64::new(length) {
+            let _ = rustix::fs::fadvise(&self.0, offset, Some(length), Advice::WillNeed);
+        }
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -361,10 +361,26 @@ impl Group {
         self.settle(kept.place, kept.bytes, ledger);
     }
 
-    /// Takes over an entry found by recovery.
-    pub(crate) fn restore_entry(&mut self, position: LogPosition, at: Kept, ledger: &mut Ledger) {
-        self.push(position, at.bytes, (at.sequence, at.place));
-        self.settle(at.place, at.bytes, ledger);
+    /// Takes over the entries found by recovery, lowest index first. What lies in one segment is
+    /// accounted for together.
+    pub(crate) fn restore_entries(
+        &mut self,
+        entries: impl Iterator<Item = (LogPosition, Kept)>,
+        ledger: &mut Ledger,
+    ) {
+        let (mut place, mut bytes) = (Place::default(), 0);
+        for (position, at) in entries {
+            self.push(position, at.bytes, (at.sequence, at.place));
+            if at.place.segment != place.segment && bytes > 0 {
+                self.settle(place, bytes, ledger);
+                bytes = 0;
+            }
+            place = at.place;
+            bytes += at.bytes;
+        }
+        if bytes > 0 {
+            self.settle(place, bytes, ledger);
+        }
     }
 
     fn settle(&mut self, place: Place, bytes: u64, ledger: &mut Ledger) {

@@ -27,6 +27,7 @@
 
 mod batch;
 mod bytes_at;
+mod entries;
 mod error;
 #[cfg(test)]
 mod fuzz;

@@ -167,12 +167,16 @@ pub(crate) fn claimed_bytes(bytes: &[u8]) -> Option<usize> {
 
 /// Checks and reads the record at the start of `bytes`; `None` if it is not what was written.
 pub(crate) fn parse(bytes: &[u8], seed: u64) -> Option<RecordView<'_>> {
+    let record = parse_checked(bytes)?;
+    let checked = bytes.get(..RECORD_HEADER_BYTES + record.payload.len())?;
+    (u64_at(bytes, 0)? == checksum(seed, checked)).then_some(record)
+}
+
+/// Reads the record at the start of `bytes`, whose checksum was found to match before.
+pub(crate) fn parse_checked(bytes: &[u8]) -> Option<RecordView<'_>> {
     let length = claimed_bytes(bytes)?;
     let payload_bytes = usize::try_from(u32_at(bytes, 8)?).ok()?;
     let checked = bytes.get(..RECORD_HEADER_BYTES + payload_bytes)?;
-    if u64_at(bytes, 0)? != checksum(seed, checked) {
-        return None;
-    }
     let payload = checked.get(RECORD_HEADER_BYTES..)?;
     Some(RecordView { header: RecordHeader::decode(checked)?, payload, bytes: length })
 }

@@ -11,15 +11,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::batch::Tail;
+use crate::entries::Entries;
 use crate::group::{Group, GroupId, Kept, LogPosition};
 use crate::ledger::{Ledger, Place};
 use crate::record::{RecordKind, RecordView};
-
-#[derive(Clone, Copy, Debug)]
-struct ReplayedEntry {
-    position: LogPosition,
-    kept: Kept,
-}
 
 #[derive(Debug, Default)]
 struct ReplayedGroup {
@@ -33,7 +28,7 @@ struct ReplayedGroup {
     committed: Option<LogPosition>,
     purged: Option<LogPosition>,
     kept: BTreeMap<RecordKind, Kept>,
-    entries: BTreeMap<u64, ReplayedEntry>,
+    entries: Entries,
 }
 
 /// All groups, as far as records were replayed.
@@ -118,16 +113,21 @@ impl ReplayedGroup {
         let position = header.position;
         match header.kind {
             RecordKind::Entry => {
-                self.insert(ReplayedEntry { position, kept }, header.rewritten);
+                let beyond = self.purged.is_none_or(|purged| purged.index < position.index);
+                let agrees = match header.rewritten {
+                    true => self.entries.insert(position, kept),
+                    false => self.entries.append(position, kept),
+                };
+                self.hit |= !(beyond && agrees);
                 return;
             }
             RecordKind::Vote => self.vote = Some(Bytes::copy_from_slice(record.payload)),
             RecordKind::Truncate => {
-                self.entries.split_off(&position.index);
+                self.entries.truncate_from(position.index);
                 return;
             }
             RecordKind::Purge => {
-                self.entries = self.entries.split_off(&position.index.saturating_add(1));
+                self.entries.purge_to(position.index);
                 self.purged = Some(position);
             }
             RecordKind::Committed => self.committed = Some(position),
@@ -140,27 +140,9 @@ impl ReplayedGroup {
         self.kept.insert(header.kind, kept);
     }
 
-    fn insert(&mut self, entry: ReplayedEntry, moved: bool) {
-        let index = entry.position.index;
-        let last = self.entries.last_key_value().map(|(index, _)| *index);
-        let contradicts = if moved {
-            self.entries.get(&index).is_some_and(|held| held.position != entry.position)
-        } else {
-            last.is_some_and(|last| last >= index)
-        };
-        self.hit |= contradicts || self.purged.is_some_and(|purged| purged.index >= index);
-        self.entries.insert(index, entry);
-    }
-
-    /// Whether indexes have no gaps and begin right after the purge position.
-    fn is_contiguous(&self) -> bool {
-        let Some((first, _)) = self.entries.first_key_value() else { return true };
-        let start = self.purged.map_or(*first, |purged| purged.index + 1);
-        self.entries.keys().copied().eq(start..start + self.entries.len() as u64)
-    }
-
     fn into_group(self, ledger: &mut Ledger) -> Group {
-        let hit = self.hit || self.suspect || !self.created || !self.is_contiguous();
+        let hit =
+            self.hit || self.suspect || !self.created || !self.entries.are_contiguous(self.purged);
         let mut group = Group::new(self.descriptor);
         group.last_sequence = self.last;
         group.hit = hit;
@@ -173,9 +155,7 @@ impl ReplayedGroup {
         for (kind, kept) in self.kept {
             group.restore(kind, kept, ledger);
         }
-        for entry in self.entries.into_values() {
-            group.restore_entry(entry.position, entry.kept, ledger);
-        }
+        group.restore_entries(self.entries.into_iter(), ledger);
         group
     }
 }

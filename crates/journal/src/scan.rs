@@ -9,8 +9,10 @@
 use crate::batch::{BATCH_ALIGN, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader};
 use crate::segment::Segment;
 
-/// Bytes read at once.
+/// Bytes read at once. What follows is fetched while they are looked at.
 const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// How far ahead of the window the disk is asked to read.
+const AHEAD_BYTES: u64 = 2 * WINDOW_BYTES;
 
 /// A part of a segment in memory.
 #[derive(Debug, Default)]
@@ -38,12 +40,16 @@ impl Window {
 
     fn load(&mut self, segment: &Segment, offset: u64, length: u64) {
         let wanted = length.max(WINDOW_BYTES).min(segment.bytes.saturating_sub(offset).max(length));
-        self.buffer.clear();
+        let ahead = offset + wanted;
+        segment.file.will_read(ahead, AHEAD_BYTES.min(segment.bytes.saturating_sub(ahead)));
         self.buffer.resize(usize::try_from(wanted).expect("a segment fits in memory"), 0);
         let mut done = 0;
         while let Some(rest) = self.buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match segment.file.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
+                Ok(0) => {
+                    rest.fill(0);
+                    break;
+                }
                 Ok(n) => done += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => {

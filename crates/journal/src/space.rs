@@ -339,7 +339,8 @@ impl Writer {
 /// Moving has to come to an end: each time it needs records that died since, or makes the number
 /// of segments smaller. So what it costs is bounded, in bytes moved for bytes written to disk:
 /// * a sixteenth of a segment at most for each segment that is freed, always;
-/// * above half of the limit one byte for each one that died since, where half of the segment did;
+/// * above five eighths of the limit one byte for each one that died since, where half of the
+///   segment did. From half on whoever owns the journal flushes and purges what pins it;
 /// * above three quarters even segments full of live records, if dead ones wait behind them that
 ///   make up for it: four bytes for each one that died. A log that lies idle and that nobody
 ///   purges is passed over until a quarter of its size has died elsewhere.
@@ -348,15 +349,15 @@ impl Writer {
 fn worth_moving(state: &State) -> Option<Reading> {
     let oldest = state.ledger.oldest()?;
     let used = state.ledger.segments.len();
-    let usable = state.options.segments_max() - SPARES;
+    let most = state.options.segments_max();
     let segment_room = state.options.segment_room(state.groups.len());
     let (live, total) = (oldest.live_bytes, oldest.total_bytes);
     let few_left = used > 2 && live <= oldest.segment.bytes / 16;
-    let half_dead = used * 2 > usable && live <= total / 2;
+    let half_dead = used * 8 > most * 5 && live <= total / 2;
     let dead = state.ledger.dead_bytes();
     let pays = dead * REWRITE_FACTOR_MAX >= state.ledger.live_bytes()
-        || used >= state.options.segments_max();
-    let dead_behind = used * 4 > usable * 3 && dead >= segment_room && pays;
+        || used >= most;
+    let dead_behind = used * 4 > most * 3 && dead >= segment_room && pays;
     // Beyond the limit, if need be: a full segment may not fit into what others left over.
     let spares = state.spares + usize::from(!state.disk_full);
     let room = state.current_room + segment_room * spares as u64;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, parse_tails};
 use crate::ledger::Place;
-use crate::record::{RecordView, claimed_bytes, parse};
+use crate::record::{RecordView, claimed_bytes, parse, parse_checked};
 use crate::recovery::Recovery;
 use crate::replay::Replay;
 use crate::scan::Window;
@@ -220,26 +220,50 @@ impl<'a> Scanner<'a> {
         };
         let start = at.offset + BATCH_HEADER_BYTES as u64;
         let body = self.window.bytes(segment, start, u64::from(header.body_bytes));
-        let (records, whole) = parse_records(body, segment, start, header.records);
+        let apply = |replay: &mut Replay, ordinal: u32, offset: u64, record: &RecordView<'_>| {
+            let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            let place = Place { segment: segment.sequence, offset };
+            replay.apply(header.first_sequence + u64::from(ordinal), record, place);
+        };
+        if !damaged && are_whole(body, segment, start, header.records) {
+            let mut at = 0;
+            for ordinal in 0..header.records {
+                let record = parse_checked(body.get(at..).unwrap_or_default());
+                let record = record.expect("it was read a moment ago");
+                apply(&mut self.replay, ordinal, start + at as u64, &record);
+                at += record.bytes;
+            }
+            return true;
+        }
         let accepts_torn = holdfast_env::defect!(ACCEPT_TORN_RECORD);
-        if !whole && !damaged && !accepts_torn {
+        if !damaged && !accepts_torn {
             return false;
         }
+        let (records, whole) = parse_records(body, segment, start, header.records);
         let mut expected = 0;
         for (ordinal, offset, record) in &records {
             if *ordinal != expected && !accepts_torn {
                 self.replay.lose();
             }
             expected = ordinal + 1;
-            let offset = u32::try_from(*offset).unwrap_or(u32::MAX);
-            let place = Place { segment: segment.sequence, offset };
-            self.replay.apply(header.first_sequence + u64::from(*ordinal), record, place);
+            apply(&mut self.replay, *ordinal, *offset, record);
         }
         if expected != header.records && !accepts_torn {
             self.replay.lose();
         }
         whole || accepts_torn
     }
+}
+
+/// Whether a body is nothing but `count` whole records.
+fn are_whole(body: &[u8], segment: &Segment, start: u64, count: u32) -> bool {
+    let mut at = 0;
+    for _ in 0..count {
+        let rest = body.get(at..).unwrap_or_default();
+        let Some(record) = parse(rest, segment.seed_at(start + at as u64)) else { return false };
+        at += record.bytes;
+    }
+    at == body.len()
 }
 
 /// A record with its number in the batch and its offset in the segment.

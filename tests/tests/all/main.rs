@@ -11,6 +11,7 @@ mod elections;
 mod examples;
 mod founding;
 mod http;
+mod journal;
 mod keys;
 mod local;
 mod locks;
