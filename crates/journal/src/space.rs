@@ -355,8 +355,7 @@ fn worth_moving(state: &State) -> Option<Reading> {
     let few_left = used > 2 && live <= oldest.segment.bytes / 16;
     let half_dead = used * 8 > most * 5 && live <= total / 2;
     let dead = state.ledger.dead_bytes();
-    let pays = dead * REWRITE_FACTOR_MAX >= state.ledger.live_bytes()
-        || used >= most;
+    let pays = dead * REWRITE_FACTOR_MAX >= state.ledger.live_bytes() || used >= most;
     let dead_behind = used * 4 > most * 3 && dead >= segment_room && pays;
     // Beyond the limit, if need be: a full segment may not fit into what others left over.
     let spares = state.spares + usize::from(!state.disk_full);

@@ -141,8 +141,7 @@ impl Running {
             }
             let next = self.last(number) + 1;
             let entries = |()| (next..next + each).map(|i| entry(i, value.clone())).collect();
-            while let Err(error) =
-                self.journal.append(group(number), entries(()), Box::new(|_| {}))
+            while let Err(error) = self.journal.append(group(number), entries(()), Box::new(|_| {}))
             {
                 ensure!(matches!(error, Error::Full { .. }), "{error}");
                 thread::sleep(Duration::from_millis(1));
@@ -195,7 +194,8 @@ struct Disk {
 impl Disk {
     fn new(dir: &Path, write_bytes: usize) -> Result<Self> {
         const BYTES: u64 = 128 << 20;
-        let mut file = File::options().create_new(true).read(true).write(true).open(dir.join("raw"))?;
+        let mut file =
+            File::options().create_new(true).read(true).write(true).open(dir.join("raw"))?;
         let zeros = vec![0; 1 << 20];
         for _ in 0..BYTES >> 20 {
             file.write_all(&zeros)?;
@@ -332,8 +332,8 @@ pub fn judge(shown: &[Shown]) -> (String, usize, usize) {
     let disk = get("disk alone: fdatasync");
     let one = get("one group, four entries under way: fdatasync");
     let many = get("64 groups, one entry each: fdatasync");
-    let grown = get("64 groups, one entry each: entries")
-        / get("one group, one entry at a time: entries");
+    let grown =
+        get("64 groups, one entry each: entries") / get("one group, one entry at a time: entries");
     let mut wanted = vec![
         ("fdatasync of one group, of the disk's own rate".to_owned(), one / disk, 0.95),
         ("fdatasync of 64 groups, of the rate of one".to_owned(), many / one, 0.95),

@@ -1,13 +1,15 @@
 //! Holdfast's engine beside RocksDB and fjall: the same keys, values, cache, filter bits and
 //! block size, batches of 16 that nobody syncs, one thread in front and one behind.
 //!
-//! `make bench-engine`, or `./run [--keys N] [--engines a,b] [--report DIR]`; fails where a target
-//! is missed. Ratios compare processor time, which neighbours on the machine disturb least; wall
+//! `make bench-engine`, or `./run [--keys N] [--log-bytes N] [--engines a,b,journal]
+//! [--report DIR]`; fails where a target is missed. Ratios compare processor time, which neighbours on the machine disturb least; wall
 //! time is beside it.
 
 mod fjall;
 mod holdfast;
+mod journal;
 mod nodes;
+mod raft_engine;
 mod report;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
@@ -37,6 +39,7 @@ const ENGINES: &[(&str, Open)] = &[
 
 struct Arguments {
     keys: u64,
+    log_bytes: u64,
     engines: Option<Vec<String>>,
     report: Option<PathBuf>,
     /// The command line of a build; nodes are measured where it is given.
@@ -48,6 +51,7 @@ struct Arguments {
 fn arguments() -> Result<Arguments> {
     let mut found = Arguments {
         keys: 1_000_000,
+        log_bytes: 1 << 30,
         engines: None,
         report: None,
         holdfast: None,
@@ -59,6 +63,7 @@ fn arguments() -> Result<Arguments> {
         let mut value = || words.next().with_context(|| format!("{word} wants a value"));
         match word.as_str() {
             "--keys" => found.keys = value()?.parse()?,
+            "--log-bytes" => found.log_bytes = value()?.parse()?,
             "--engines" => found.engines = Some(value()?.split(',').map(str::to_owned).collect()),
             "--report" => found.report = Some(value()?.into()),
             "--holdfast" => found.holdfast = Some(value()?.into()),
@@ -83,8 +88,12 @@ fn main() -> Result<ExitCode> {
         run.all(&dir).with_context(|| (*engine).to_owned())?;
         shown.push(Shown { engine, figures: run.figures });
     }
-    let _ = fs::remove_dir_all(&root);
     let mut parts = vec![(report::table(&shown), report::judge(&shown))];
+    if wanted("journal") {
+        let shown = journal::run(&root, arguments.log_bytes)?;
+        parts.push((report::table(&shown), journal::judge(&shown)));
+    }
+    let _ = fs::remove_dir_all(&root);
     if let Some(holdfast) = &arguments.holdfast {
         let findings = nodes::run(holdfast, arguments.restart_keys, arguments.expiry_keys)?;
         parts.push((report::nodes(&findings), report::judge_nodes(&findings)));

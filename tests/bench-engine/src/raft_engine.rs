@@ -56,16 +56,16 @@ fn commits(engine: &Engine, groups: u64) -> Result<f64> {
     let payload = Bytes::from(vec![b'e'; PAYLOAD_BYTES]);
     let (count, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let began = Instant::now();
+    let write = |group: u64| -> Result<()> {
+        let mut next = engine.last_index(group).unwrap_or(0) + 1;
+        while !is_over.load(Ordering::Relaxed) {
+            append(engine, group, &[entry(next, &payload)], true)?;
+            count.fetch_add(1, Ordering::Relaxed);
+            next += 1;
+        }
+        Ok(())
+    };
     thread::scope(|scope| {
-        let write = |group: u64| -> Result<()> {
-            let mut next = engine.last_index(group).unwrap_or(0) + 1;
-            while !is_over.load(Ordering::Relaxed) {
-                append(engine, group, &[entry(next, &payload)], true)?;
-                count.fetch_add(1, Ordering::Relaxed);
-                next += 1;
-            }
-            Ok(())
-        };
         let write = &write;
         let threads: Vec<_> = (1..=groups).map(|g| scope.spawn(move || write(g))).collect();
         thread::sleep(TURN);
