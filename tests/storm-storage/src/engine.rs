@@ -71,9 +71,11 @@ impl Run {
             0..34 => self.write(),
             34..40 => self.world.engine.seal(),
             40..52 => {
-                if let Some(job) = self.world.engine.next_job() {
-                    job.run().unwrap();
-                }
+                // Several may be in hand at once, and end in any order.
+                let engine = &self.world.engine;
+                let in_hand = 1 + self.random.below(3);
+                let jobs: Vec<_> = (0..in_hand).map_while(|_| engine.next_job()).collect();
+                jobs.into_iter().rev().for_each(|job| job.run().unwrap());
             }
             52..55 => drop(self.world.work().unwrap()),
             55..59 => {

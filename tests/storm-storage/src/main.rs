@@ -72,7 +72,7 @@ impl Effort {
             faults: number("FAULTS", 20_000),
             kills: number("KILLS", 300),
             #[cfg(feature = "fjall")]
-            peers: number("PEERS", 40),
+            peers: number("PEERS", 20),
             seed: number("SEED", 1),
         }
     }

@@ -29,6 +29,7 @@ pub fn engine(random: &mut Random) -> EngineOptions {
         compaction_style: pick(random, &[CompactionStyle::Leveled, CompactionStyle::Tiered]),
         compression: std::array::from_fn(|level| if level == 0 { upper } else { lower }),
         level0_tables: 1 + random.below(3) as usize,
+        compaction_part_bytes: power(random, 10, 17),
         level_base_bytes: power(random, 12, 16),
         level_multiplier: 2 + random.below(3),
         manifest_bytes_max: power(random, 10, 13),
