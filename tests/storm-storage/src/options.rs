@@ -33,7 +33,6 @@ pub fn engine(random: &mut Random) -> EngineOptions {
         level_base_bytes: power(random, 12, 16),
         level_multiplier: 2 + random.below(3),
         manifest_bytes_max: power(random, 10, 13),
-        compaction_part_bytes: power(random, 11, 15),
         ..EngineOptions::default()
     }
 }
