@@ -255,6 +255,11 @@ pub enum Command {
     /// A cluster on this machine.
     #[command(subcommand)]
     Local(Local),
+    /// Look into files of a stopped node: layout, statistics, records; find damage.
+    ///
+    /// Never writes. Exit code 1 if something is damaged, naming file, offset and what; all of it
+    /// is read and verified with `--verify`.
+    Inspect(InspectArgs),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -522,4 +527,45 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
+}
+
+/// Which files to look into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectWhat {
+    /// A table file, `….tbl`.
+    Table,
+    /// A manifest, `MANIFEST`.
+    Manifest,
+    /// A blob file, `….blob`.
+    Blob,
+    /// A journal's directory, or one segment of it, `….journal`.
+    Journal,
+    /// A node's data directory, or one of an engine or a journal in it.
+    Dir,
+}
+
+/// What to show of files.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// What it is.
+    #[arg(value_enum)]
+    pub what: InspectWhat,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Read everything and compare it with every checksum.
+    #[arg(long)]
+    pub verify: bool,
+    /// Show records, escaped and shortened.
+    #[arg(long)]
+    pub dump: bool,
+    /// Most rows of each table that are shown, and most records.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// Look although a running node holds the directory; excludes `--verify`, because what a node
+    /// is just writing looks damaged.
+    #[arg(long)]
+    pub live: bool,
+    /// One JSON document, like `--output json`.
+    #[arg(long)]
+    pub json: bool,
 }

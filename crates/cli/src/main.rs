@@ -13,6 +13,7 @@ mod bench;
 mod cluster;
 mod data;
 mod exit;
+mod inspect;
 mod local;
 mod lock;
 mod output;
@@ -69,6 +70,7 @@ async fn run(cli: &Cli) -> Result<Exit> {
         Command::Cluster(command) => cluster::run(cli, command).await,
         Command::Keyspace(command) => cluster::keyspace(cli, command).await,
         Command::Bench(arguments) => bench::run(cli, arguments).await,
+        Command::Inspect(arguments) => inspect::run(cli, arguments),
         Command::Version => version::run(cli).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

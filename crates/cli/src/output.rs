@@ -44,6 +44,11 @@ pub struct Table {
 impl Table {
     /// A table with these column heads.
     pub fn new<const N: usize>(heads: [&str; N]) -> Self {
+        Self::of(&heads)
+    }
+
+    /// The same, however many heads there are.
+    pub fn of(heads: &[&str]) -> Self {
         Self { rows: vec![heads.iter().map(|h| (*h).to_owned()).collect()] }
     }
 

@@ -1,10 +1,10 @@
-//! Reading a segment file without a journal, for people.
+//! Reading segment files without a journal, for people.
 //!
-//! Owns: an iterator over the batches of one file.
+//! Owns: an iterator over the batches of one file, a survey of a whole directory.
 //! Invariants:
 //! * Nothing is written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
@@ -13,10 +13,12 @@ use holdfast_env::{Disk, OpenMode};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, Tail, parse_tails};
 use crate::error::{At, Error, Result};
 use crate::group::{GroupId, LogPosition};
+use crate::ledger::Ledger;
 use crate::record::RecordKind;
+use crate::recovery::{Files, Recovery, describe, open_segments};
 use crate::scan::Window;
 use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, seed};
-use crate::walk::parse_records;
+use crate::walk::{Scanner, parse_records};
 
 /// A record of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,4 +168,70 @@ impl Iterator for SegmentInspector {
     fn next(&mut self) -> Option<Self::Item> {
         self.advance()
     }
+}
+
+/// A segment in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectedSegment {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its sequence number.
+    pub sequence: u32,
+    /// Length of the file, bytes.
+    pub bytes: u64,
+    /// Bytes of its records.
+    pub record_bytes: u64,
+    /// Bytes of those that are needed.
+    pub live_bytes: u64,
+}
+
+/// A journal's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InspectedJournal {
+    /// What opening it would find.
+    pub recovery: Recovery,
+    /// The segments in use, oldest first.
+    pub segments: Vec<InspectedSegment>,
+    /// Files that wait for their next use.
+    pub spares: usize,
+    /// Where the log ends, in the last segment.
+    pub end: u64,
+}
+
+/// Reads all of a journal's directory and tells what opening it would find. Nothing is written,
+/// so that verdicts on groups are not kept either.
+///
+/// # Errors
+/// Those of [`Journal::open`](crate::Journal::open) for a directory that is there.
+pub fn inspect_directory(disk: &dyn Disk, directory: &Path) -> Result<InspectedJournal> {
+    let files = Files::list(disk, directory)?;
+    let (segments, _) = open_segments(disk, &files, OpenMode::Read, || 0)?;
+    let mut found = InspectedJournal { spares: files.spare.len(), ..InspectedJournal::default() };
+    if segments.is_empty() {
+        return Ok(found);
+    }
+    let mut scanner = Scanner::new(&segments);
+    scanner.run();
+    let used = segments.get(..=scanner.end.segment).unwrap_or_default();
+    let mut ledger = Ledger::default();
+    for open in used {
+        ledger.open(std::sync::Arc::clone(&open.segment));
+    }
+    found.end = scanner.end.offset;
+    found.recovery = scanner.report;
+    found.recovery.segments = used.len();
+    found.recovery.scanned_bytes = scanner.window.scanned_bytes;
+    describe(&scanner.replay.finish(&mut ledger), &mut found.recovery);
+    found.segments = ledger
+        .segments
+        .values()
+        .map(|entry| InspectedSegment {
+            path: entry.segment.path.clone(),
+            sequence: entry.segment.sequence,
+            bytes: entry.segment.bytes,
+            record_bytes: entry.total_bytes,
+            live_bytes: entry.live_bytes,
+        })
+        .collect();
+    Ok(found)
 }

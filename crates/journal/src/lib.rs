@@ -52,7 +52,10 @@ mod writer;
 pub use batch::{BatchKind, Tail};
 pub use error::{Error, Result};
 pub use group::{Entry, GroupId, LogPosition, LogState};
-pub use inspect::{InspectedBatch, InspectedRecord, SegmentInspector};
+pub use inspect::{
+    InspectedBatch, InspectedJournal, InspectedRecord, InspectedSegment, SegmentInspector,
+    inspect_directory,
+};
 pub use journal::Journal;
 pub use options::{
     CLIENT_USAGE_PERCENT_MAX, DESCRIPTOR_BYTES_MAX, JournalOptions, SEGMENT_BYTES_MAX,

@@ -83,7 +83,8 @@ impl Journal {
         options.validate()?;
         create_directory(disk.as_ref(), directory)?;
         let files = Files::list(disk.as_ref(), directory)?;
-        let (mut segments, journal_id) = open_segments(disk.as_ref(), &files, entropy.as_ref())?;
+        let (mut segments, journal_id) =
+            open_segments(disk.as_ref(), &files, OpenMode::Write, || entropy.u64())?;
         let mut next_number = files.next_number();
         if segments.is_empty() {
             segments.push(first_segment(&*disk, directory, &options, (journal_id, next_number))?);
@@ -141,7 +142,7 @@ fn first_segment(
     Ok(OpenSegment { segment, header: Some(header), is_short: false })
 }
 
-fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recovery) {
+pub(crate) fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recovery) {
     for (id, group) in groups {
         if group.hit {
             recovery.hit.push(*id);
@@ -160,14 +161,14 @@ fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recovery) {
 }
 
 /// The files of the directory.
-struct Files {
+pub(crate) struct Files {
     in_use: Vec<(u32, PathBuf)>,
-    spare: Vec<(u32, PathBuf)>,
+    pub(crate) spare: Vec<(u32, PathBuf)>,
     fresh: Vec<(u32, PathBuf)>,
 }
 
 impl Files {
-    fn list(disk: &dyn Disk, directory: &Path) -> Result<Self> {
+    pub(crate) fn list(disk: &dyn Disk, directory: &Path) -> Result<Self> {
         let (mut in_use, mut spare, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
         for path in disk.list(directory).at("list", directory)? {
             match FileName::of(&path) {
@@ -192,15 +193,16 @@ impl Files {
 }
 
 /// Opens all files in use and finds out which journal they belong to.
-fn open_segments(
+pub(crate) fn open_segments(
     disk: &dyn Disk,
     files: &Files,
-    entropy: &dyn Entropy,
+    mode: OpenMode,
+    fresh_id: impl FnOnce() -> u64,
 ) -> Result<(Vec<OpenSegment>, u64)> {
     let mut opened = Vec::new();
     let mut journal = None;
     for (number, path) in &files.in_use {
-        let file = disk.open(path, OpenMode::Write).at("open", path)?;
+        let file = disk.open(path, mode).at("open", path)?;
         let length = file.len().at("measure", path)?;
         let header = SegmentHeader::read(file.as_ref()).filter(|h| h.sequence == *number);
         let id = header.map(|header| header.journal);
@@ -212,7 +214,7 @@ fn open_segments(
     }
     let journal = match (journal, opened.first()) {
         (Some(journal), _) => journal,
-        (None, None) => entropy.u64(),
+        (None, None) => fresh_id(),
         (None, Some((_, path, ..))) => {
             let what = "a whole segment header";
             return Err(Error::Corrupt { path: path.clone(), offset: 0, what });

@@ -45,7 +45,8 @@ use crate::table::{FileDescriptor, Fill, Handle, Home, missing_is_corrupt, read_
 
 const MAGIC: &[u8; 8] = b"HFBLOBS\n";
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 40;
+/// Bytes of a header.
+pub(crate) const HEADER_BYTES: usize = 40;
 /// Bytes of a reference.
 pub(crate) const REFERENCE_BYTES: usize = 24;
 
@@ -176,6 +177,12 @@ impl Drop for BlobFile {
             self.home.graveyard.bury(Grave::File(std::mem::take(&mut self.path)));
         }
     }
+}
+
+/// The birth id a whole header claims: for who has no manifest to ask.
+pub(crate) fn claimed_birth(header: &[u8]) -> Option<BirthId> {
+    let birth = Decoder::new(header.get(16..)?).u128()?;
+    (header == encode_header(birth)).then_some(birth)
 }
 
 fn encode_header(birth: BirthId) -> Vec<u8> {

@@ -22,6 +22,7 @@ mod error;
 mod fuzz;
 mod generation;
 mod graveyard;
+pub mod inspect;
 mod jobs;
 pub mod limits;
 mod manifest;

@@ -43,6 +43,18 @@ impl Family {
         self as u8
     }
 
+    /// Its name, as people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Session => "session",
+            Self::Expiry => "expiry",
+            Self::Lease => "lease",
+            Self::Lock => "lock",
+            Self::Meta => "meta",
+        }
+    }
+
     /// Whether older versions of a key stay readable until the watermark passes them.
     pub fn keeps_versions(self) -> bool {
         self == Self::Data

@@ -2,8 +2,8 @@
 //! block size, batches of 16 that nobody syncs, one thread in front and one behind.
 //!
 //! `make bench-engine`, or `./run [--keys N] [--log-bytes N] [--engines a,b,journal]
-//! [--report DIR]`; fails where a target is missed. Ratios compare processor time, which neighbours on the machine disturb least; wall
-//! time is beside it.
+//! [--report DIR]`; fails where a target is missed. Ratios compare processor time, which
+//! neighbours on the machine disturb least; wall time is beside it.
 
 mod fjall;
 mod holdfast;

@@ -205,6 +205,19 @@ pub(crate) fn read_manifest(bytes: &[u8], path: &Path) -> Result<ReadManifest> {
     Ok(ReadManifest { base, birth, end: end as u64, base_end: base_end as u64, is_torn })
 }
 
+/// The good records from the first one on, with offset and length; for who wants to look at them.
+pub(crate) fn edits_of(bytes: &[u8]) -> Vec<(u64, u64, Edit)> {
+    let mut edits = Vec::new();
+    let Ok(birth) = decode_header(bytes) else { return edits };
+    let mut at = HEADER_BYTES;
+    while let Some((payload, next)) = record_at(bytes, at, birth) {
+        let Some(edit) = Edit::decode(payload) else { break };
+        edits.push((at as u64, (next - at) as u64, edit));
+        at = next;
+    }
+    edits
+}
+
 fn decode_header(bytes: &[u8]) -> std::result::Result<BirthId, &'static str> {
     let mut decoder = Decoder::new(bytes);
     if decoder.bytes(8) != Some(MAGIC) {

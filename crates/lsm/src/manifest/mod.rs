@@ -19,4 +19,4 @@ mod log;
 pub(crate) use current::decode as decode_current;
 pub(crate) use current::{read_current, write_current};
 pub(crate) use edit::{Edit, LeveledTable};
-pub(crate) use log::{ManifestLog, encode_manifest, read_manifest};
+pub(crate) use log::{ManifestLog, edits_of, encode_manifest, read_manifest};

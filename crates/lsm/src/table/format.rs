@@ -84,6 +84,11 @@ impl Footer {
         out
     }
 
+    /// The birth id a footer claims, unchecked: for who has no manifest to ask.
+    pub(crate) fn claimed_birth(bytes: &[u8]) -> Option<BirthId> {
+        Decoder::new(bytes.get(44..)?).u128()
+    }
+
     /// Reads the footer of a file of `file_bytes` bytes that was born as `birth`.
     pub(crate) fn decode(
         bytes: &[u8],

@@ -32,6 +32,7 @@ mod format;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod index;
+mod inspect;
 mod level;
 mod partition;
 mod parts;
@@ -46,6 +47,7 @@ pub(crate) use block::Stored;
 pub(crate) use cursor::{LevelSource, SeqRange, TableSource};
 pub(crate) use filter::key_hash;
 pub(crate) use format::{Handle, store_block};
+pub(crate) use inspect::inspect;
 pub(crate) use level::LevelMap;
 pub(crate) use partition::Partition;
 pub(crate) use parts::{missing_is_corrupt, read_block, verify_file};
