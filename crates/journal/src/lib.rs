@@ -42,6 +42,8 @@ mod record;
 mod recovery;
 mod replay;
 mod scan;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod segment;
 mod space;
 mod state;
