@@ -6,16 +6,17 @@
 //! Invariants:
 //! * Open addressing with linear probing; at most half of the slots are taken, none is ever freed.
 //! * A slot leads to a node of one key for ever, to newer and newer nodes of it.
-//! * Tables only grow: a larger one is filled before it is published, the smaller ones stay until
-//!   the list is dropped. A reader that still uses a smaller one misses only keys inserted after
-//!   it looked for the table, which its read point does not cover.
+//! * Tables only grow: a larger one is filled before it is published, some nodes at every insert,
+//!   so that no insert has to fill it; the smaller ones stay until the list is dropped. A reader
+//!   that still uses a smaller one misses only keys inserted after it looked for the table, which
+//!   its read point does not cover.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
 
 use holdfast_env::sync::{AtomicUsize, Ordering as Sync};
 
-use crate::memtable::node::{Link, NodeRef};
+use crate::memtable::node::{Link, NodeId, NodeRef};
 
 /// Slots of the smallest table, as a power of two.
 const SLOTS_LOG2_MIN: usize = 6;
@@ -23,6 +24,11 @@ const SLOTS_LOG2_MIN: usize = 6;
 const SLOTS_LOG2_MAX: usize = 31;
 /// Each table is so many times (as a power of two) larger than the one before.
 const GROWTH_LOG2: usize = 2;
+/// Eighths of the slots that are taken when the next table is begun.
+const FULL_EIGHTHS: usize = 3;
+/// Nodes that go into it at every insert: all of a list whose keys have up to two versions on
+/// average are in before half of the slots are taken.
+const FILL_PER_INSERT: usize = 8;
 const TABLES: usize = (SLOTS_LOG2_MAX - SLOTS_LOG2_MIN) / GROWTH_LOG2 + 1;
 
 /// See the module.
@@ -32,10 +38,18 @@ pub(super) struct KeyIndex {
     current: AtomicUsize,
 }
 
+/// How far the next table is filled; the list's one writer keeps it.
+#[derive(Default)]
+pub(super) struct Growth {
+    is_under_way: bool,
+    /// The first node that may be missing in it.
+    rest: NodeId,
+}
+
 impl KeyIndex {
     /// An index that takes `keys` keys without growing.
     pub(super) fn with_capacity(keys: usize) -> Self {
-        let fits = |table: &usize| slots(*table) >= keys.saturating_mul(2);
+        let fits = |table: &usize| slots(*table) / 8 * FULL_EIGHTHS >= keys;
         let current = (0..TABLES).find(fits).unwrap_or(TABLES - 1);
         Self { tables: [const { OnceLock::new() }; TABLES], current: AtomicUsize::new(current) }
     }
@@ -70,36 +84,60 @@ impl KeyIndex {
     }
 
     /// Makes `node` the newest of its key, if it is; true if the key is new here. Only the list's
-    /// one writer may call this, and it must `grow` first when the table is half full.
+    /// one writer may call this, and it must [`KeyIndex::make_room`] first.
     ///
     /// # Safety
     /// `node` must be a node of the list this index belongs to.
-    pub(super) unsafe fn put(&self, node: NodeRef<'_>) -> bool {
+    pub(super) unsafe fn put(&self, growth: &Growth, node: NodeRef<'_>) -> bool {
         let current = self.current.load(Sync::Relaxed);
-        let Some(table) = self.tables.get(current) else { return false };
-        let table = table.get_or_init(|| allocate(current));
+        let Some(table) = self.table(current) else { return false };
+        if growth.is_under_way
+            && let Some(next) = self.table(current + 1)
+        {
+            // SAFETY: the caller's promise.
+            unsafe { put_into(next, node, true) };
+        }
         // SAFETY: the caller's promise.
         unsafe { put_into(table, node, true) }
     }
 
-    /// Whether a table that holds `keys` keys has to grow before the next one.
-    pub(super) fn is_full(&self, keys: usize) -> bool {
-        keys >= slots(self.current.load(Sync::Relaxed)) / 2
-    }
-
-    /// Moves to the next larger table, filled with `nodes`, newest of each key first.
+    /// Makes room for one more key than `keys`: begins a larger table in time, and fills a part of
+    /// it. `first` is the first node of the list.
     ///
     /// # Safety
-    /// `nodes` must be nodes of the list this index belongs to.
-    pub(super) unsafe fn grow<'a>(&'a self, nodes: impl Iterator<Item = NodeRef<'a>>) {
-        let next = self.current.load(Sync::Relaxed) + 1;
-        let Some(slot) = self.tables.get(next) else { return };
-        let table = slot.get_or_init(|| allocate(next));
-        for node in nodes {
-            // SAFETY: the caller's promise.
-            unsafe { put_into(table, node, false) };
+    /// `first` must be a node of the list this index belongs to.
+    pub(super) unsafe fn make_room(
+        &self,
+        growth: &mut Growth,
+        keys: usize,
+        first: Option<NodeRef<'_>>,
+    ) {
+        let current = self.current.load(Sync::Relaxed);
+        if keys < slots(current) / 8 * FULL_EIGHTHS {
+            return;
         }
-        self.current.store(next, Sync::Release);
+        let Some(next) = self.table(current + 1) else { return };
+        if !growth.is_under_way {
+            *growth = Growth { is_under_way: true, rest: NodeId::of(first) };
+        }
+        // So many versions of so few keys have come that the rest must go in at once.
+        let is_full = keys >= slots(current) / 2;
+        for _ in 0..if is_full { usize::MAX } else { FILL_PER_INSERT } {
+            // SAFETY: nodes live as long as their list, and links lead to nodes of the same one.
+            let Some(node) = (unsafe { NodeRef::of(growth.rest) }) else {
+                self.current.store(current + 1, Sync::Release);
+                *growth = Growth::default();
+                return;
+            };
+            // SAFETY: as above.
+            unsafe { put_into(next, node, false) };
+            growth.rest = NodeId::of(node.link(0).load());
+        }
+    }
+
+    /// The table with this number, made if it has not been yet.
+    fn table(&self, number: usize) -> Option<&[Link]> {
+        Some(self.tables.get(number)?.get_or_init(|| allocate(number)))
     }
 }
 

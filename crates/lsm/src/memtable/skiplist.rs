@@ -19,7 +19,7 @@ use bytes::Bytes;
 use holdfast_env::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering as Sync};
 
 use crate::memtable::arena::ChunkPool;
-use crate::memtable::key_index::KeyIndex;
+use crate::memtable::key_index::{Growth, KeyIndex};
 use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Prefix, Target};
 
 /// Levels of the tallest node; with one in four rising this serves 16 million nodes.
@@ -71,6 +71,7 @@ struct Inner {
     log: Vec<NodeId>,
     /// Whether that is the order of sequence numbers, too.
     is_log_sorted: bool,
+    growth: Growth,
 }
 
 impl SkipList {
@@ -85,6 +86,7 @@ impl SkipList {
             last: 0,
             log: Vec::new(),
             is_log_sorted: true,
+            growth: Growth::default(),
         };
         Self {
             head: Default::default(),
@@ -212,11 +214,6 @@ impl SkipList {
             }
         }
     }
-
-    /// All nodes in order.
-    fn iter(&self) -> impl Iterator<Item = NodeRef<'_>> {
-        std::iter::successors(self.head[0].load(), |node| node.link(0).load())
-    }
 }
 
 /// The right to insert.
@@ -267,7 +264,7 @@ impl Writer<'_> {
         }
         self.inner.append_to_log(id, seq);
         // SAFETY: the node belongs to this list.
-        let is_new = unsafe { list.index.put(node) };
+        let is_new = unsafe { list.index.put(&self.inner.growth, node) };
         list.keys.store(list.keys() + usize::from(is_new), Sync::Relaxed);
         let bytes = self.inner.bytes() + list.index.bytes();
         list.bytes.store(bytes, Sync::Relaxed);
@@ -277,10 +274,9 @@ impl Writer<'_> {
     /// Makes room in the index for one more key.
     fn reserve(&mut self) {
         let list = self.list;
-        if list.index.is_full(list.keys()) {
-            // SAFETY: these are nodes of the list the index belongs to.
-            unsafe { list.index.grow(list.iter()) };
-        }
+        let first = list.head[0].load();
+        // SAFETY: it is a node of the list the index belongs to.
+        unsafe { list.index.make_room(&mut self.inner.growth, list.keys(), first) };
     }
 
     /// Makes `last` a finger whose splice holds the predecessors of `target` below `height`.
@@ -524,6 +520,26 @@ mod tests {
 
     fn length(entry: Entry<'_>) -> usize {
         entry.value.as_slice().map_or(0, <[u8]>::len)
+    }
+
+    #[test]
+    fn the_newest_version_of_a_key_is_found_at_every_step_of_the_growth_of_the_index() {
+        for versions in [1_u32, 5, 40] {
+            let list = Arc::new(SkipList::new(pool(), None));
+            let mut newest: BTreeMap<Bytes, u64> = BTreeMap::new();
+            for n in 0..1_200_u32 {
+                let key = Bytes::from(format!("{:x}", (n / versions).wrapping_mul(2_654_435_761)));
+                let seq = u64::from(n) + 1;
+                list.writer().insert(&key, hash(&key), seq, 0, None);
+                newest.insert(key, seq);
+                // All of them at the sizes at which tables change, a few always.
+                let step = if (20..40).contains(&newest.len()) { 1 } else { 17 };
+                for (key, seq) in newest.iter().skip(n as usize % step).step_by(step) {
+                    let found = list.get(key, hash(key), u64::MAX).map(|entry| entry.seq);
+                    assert_eq!(found, Some(*seq), "after {n}, {versions} versions");
+                }
+            }
+        }
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn memtable_is_sealed_before_its_intervals_are_too_many() {
 
 #[test]
 fn growing_interval_takes_the_room_of_one() {
-    let mut world = World::new(small_options());
+    let mut world = World::new(EngineOptions { memtable_bytes: 1 << 20, ..small_options() });
     world.write(&[(Family::Expiry, Bytes::from("9"), Some(Bytes::new()))]);
     for n in 0..500u32 {
         let key = Bytes::from(format!("0{n:05}"));
