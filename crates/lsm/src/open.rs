@@ -131,7 +131,8 @@ fn open_tables(home: &Home, generation: &Generation, base: &Edit) -> Result<Vec<
     let blob = |number| blobs.get(&number).cloned();
     let open = |t: &LeveledTable| {
         let path = generation.table_path(t.table.number);
-        Table::open(home.clone(), path, t.table, t.level, &blob).map(Arc::new)
+        let place = (t.level, home.shared.next_opening());
+        Table::open(home.clone(), path, t.table, place, &blob).map(Arc::new)
     };
     base.added.iter().map(open).collect()
 }

@@ -266,6 +266,24 @@ impl Shared {
         self.blocks.insert(key, Cached::Content(content));
     }
 
+    /// What is cached, without counting as a use of it.
+    pub(crate) fn peek_content(&self, key: &BlockKey) -> Option<Arc<[u8]>> {
+        match self.blocks.peek(key)? {
+            Cached::Content(content) => Some(content),
+            Cached::Partition(_) => None,
+        }
+    }
+
+    /// Caches the content of a block that was just written.
+    pub(crate) fn cache_written(&self, key: BlockKey, content: &[u8]) {
+        self.blocks.insert(key, Cached::Content(content.into()));
+    }
+
+    /// Whether the cache takes a block without giving another one up.
+    pub(crate) fn has_room_in_cache(&self) -> bool {
+        self.blocks.weight() + BLOCK_BYTES_EXPECTED <= self.blocks.capacity()
+    }
+
     pub(crate) fn cached_partition(&self, key: &BlockKey) -> Option<Arc<Partition>> {
         match self.blocks.get(key)? {
             Cached::Partition(partition) => Some(partition),

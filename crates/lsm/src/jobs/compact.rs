@@ -130,6 +130,9 @@ fn merge_family(
             let fetched = fetch(plan, head, value)?;
             let value = fetched.as_deref().map_or(value, Stored::Inline);
             output.add(family, key, seq, head.ordinal(), value)?;
+            if head.is_warm() {
+                output.keep_warm();
+            }
         } else {
             dropped += u64::from(family.keeps_versions());
         }

@@ -38,7 +38,8 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
 
 /// Writes what readers may still want and returns how many records were left out.
 ///
-/// Tombstones stay: what they hide may be in any table below.
+/// What was in memory stays there as long as the cache gives nothing up for it. Tombstones stay:
+/// what they hide may be in any table below.
 fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -> Result<u64> {
     let mut dropped = 0;
     for family in Family::ALL {
@@ -46,12 +47,16 @@ fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -
         retain.obey(&ranges);
         dropped += u64::from(family.keeps_versions() && ranges.is_thinned());
         output.begin_family(family, ranges);
+        let has_room = output.has_room_in_cache();
         let mut cursor = memtable.forward(family, None);
         while let Some(entry) = cursor.entry() {
             let value = entry.value.as_slice().map_or(Stored::Tombstone, Stored::Inline);
             let stamp = (entry.seq, entry.ordinal);
             if retain.keeps(family, entry.key, stamp, value.is_tombstone(), || true) {
                 output.add(family, entry.key, entry.seq, entry.ordinal, value)?;
+                if has_room {
+                    output.keep_warm();
+                }
             } else {
                 dropped += u64::from(family.keeps_versions());
             }

@@ -68,7 +68,8 @@ pub(crate) struct Output<'a> {
     last_key: Option<(Family, Vec<u8>)>,
     /// The family that is being written, and its range tombstones no table has yet.
     ranges: Option<(Family, VecDeque<RangeTombstone>)>,
-    finished: Vec<FileDescriptor>,
+    /// Tables, each with what its blocks are cached under.
+    finished: Vec<(FileDescriptor, u64)>,
     blob_writer: Option<BlobWriter>,
     finished_blobs: Vec<FileDescriptor>,
     /// Blob files that records kept their references to.
@@ -142,6 +143,18 @@ impl<'a> Output<'a> {
             writer.count_expiry(at_ms, key.len() + value_bytes);
         }
         Ok(())
+    }
+
+    /// Puts the block of the last record into the cache when it is written.
+    pub(crate) fn keep_warm(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.keep_warm();
+        }
+    }
+
+    /// Whether the cache takes more without giving something up.
+    pub(crate) fn has_room_in_cache(&self) -> bool {
+        self.tree.home.shared.has_room_in_cache()
     }
 
     /// When a value expires, if it does and is at hand.
@@ -281,7 +294,8 @@ impl<'a> Output<'a> {
 
     fn finish_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish(self.written)?);
+            let opened_as = writer.opened_as();
+            self.finished.push((writer.finish(self.written)?, opened_as));
         }
         Ok(())
     }
@@ -304,12 +318,13 @@ impl<'a> Output<'a> {
             blobs.push(Arc::new(blob));
         }
         let blob = |number| blobs.iter().find(|b| b.number() == number).cloned();
-        let open = |descriptor: &FileDescriptor| {
+        let open = |(descriptor, opened_as): &(FileDescriptor, u64)| {
             let path = self.generation.table_path(descriptor.number);
-            Table::open(self.tree.home.clone(), path, *descriptor, self.level, &blob).map(Arc::new)
+            let place = (self.level, *opened_as);
+            Table::open(self.tree.home.clone(), path, *descriptor, place, &blob).map(Arc::new)
         };
         let tables = self.finished.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let all = self.finished.iter().chain(&self.finished_blobs);
+        let all = self.finished.iter().map(|(table, _)| table).chain(&self.finished_blobs);
         let bytes = all.map(|descriptor| descriptor.bytes).sum();
         Ok(Made { tables, bytes, files: self.files })
     }

@@ -64,6 +64,15 @@ impl Source {
         }
     }
 
+    /// Whether readers have asked for what lies around the record lately, as far as is known.
+    pub(crate) fn is_warm(&self) -> bool {
+        match self {
+            Self::Memory(_) | Self::Logged(_) => false,
+            Self::Table(s) => s.is_warm(),
+            Self::Level(s) => s.current().is_some_and(TableSource::is_warm),
+        }
+    }
+
     /// The value as it is stored, without a copy.
     pub(crate) fn stored(&self) -> Result<Stored<'_>> {
         let value = match self {

@@ -62,6 +62,8 @@ pub(crate) struct TableSource {
     /// The partition of the current block.
     partition: Option<Arc<Partition>>,
     handle: Handle,
+    /// Whether the current block was in the cache.
+    is_warm: bool,
     walk: BlockWalk,
     /// Where the first block is entered; the others are entered at their edge.
     edge: Option<Bytes>,
@@ -127,7 +129,8 @@ impl TableSource {
         edge: Option<Bytes>,
     ) -> Self {
         let (partition, handle, walk) = (None, Handle::default(), BlockWalk::new());
-        Self { table, direction, seqs, loading, blocks, partition, handle, walk, edge }
+        let is_warm = false;
+        Self { table, direction, seqs, loading, blocks, partition, handle, is_warm, walk, edge }
     }
 
     /// Moves over records outside the near end of the range.
@@ -159,6 +162,12 @@ impl TableSource {
 
     pub(crate) fn ordinal(&self) -> u32 {
         self.walk.record().map_or(0, |r| r.ordinal)
+    }
+
+    /// Whether the record lies in a block somebody has read lately: a stream that reads past the
+    /// cache found it there.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.is_warm
     }
 
     /// The value as it is stored.
@@ -255,6 +264,11 @@ impl TableSource {
             let block = self.table.block(handle, Fill::FromDisk)?;
             return block.ok_or_else(|| self.table.damaged(handle));
         };
+        let cached = self.table.peek_block(handle)?;
+        self.is_warm = cached.is_some();
+        if let Some(block) = cached {
+            return Ok(block);
+        }
         let buffered = *start..*start + buffer.len() as u64;
         if !(buffered.contains(&handle.offset) && handle.end() <= buffered.end) {
             let part = self.table.top().part_of(self.blocks.end.max(1) - 1);

@@ -127,12 +127,13 @@ impl Table {
     /// Opens the file at `path`, a table of `level`, and checks everything but its data blocks.
     ///
     /// Every read asks the tables of level 0 and they are few, so their partitions are always
-    /// kept; the others as far as the node has memory for them.
+    /// kept; the others as far as the node has memory for them. `opened_as` is what its blocks are
+    /// cached under.
     pub(crate) fn open(
         home: Home,
         path: PathBuf,
         descriptor: FileDescriptor,
-        level: usize,
+        (level, opened_as): (usize, u64),
         blobs: BlobsOf<'_>,
     ) -> Result<Self> {
         let file = home
@@ -172,7 +173,6 @@ impl Table {
                 "blob file is not in the manifest",
             )
         })?;
-        let opened_as = home.shared.next_opening();
         home.shared.keep_open(opened_as, file);
         Ok(Self {
             blobs,
@@ -193,10 +193,11 @@ impl Table {
         })
     }
 
-    /// The same file opened again as a table of `level`.
+    /// The same file opened again as a table of `level`; what is cached of it stays so.
     pub(crate) fn at_level(&self, level: usize) -> Result<Self> {
         let blobs = |number| self.blobs.iter().find(|b| b.number() == number).cloned();
-        Self::open(self.home.clone(), self.path.clone(), self.descriptor, level, &blobs)
+        let place = (level, self.opened_as);
+        Self::open(self.home.clone(), self.path.clone(), self.descriptor, place, &blobs)
     }
 
     pub(crate) fn descriptor(&self) -> &FileDescriptor {
@@ -503,6 +504,13 @@ impl Table {
             self.home.shared.cache_content(key, block.content().clone());
         }
         Ok(())
+    }
+
+    /// A data block that is in the cache, for a compaction: that is no use of it.
+    pub(crate) fn peek_block(&self, handle: Handle) -> Result<Option<Block>> {
+        let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
+        let content = self.home.shared.peek_content(&key);
+        content.map(|content| self.decode(content, handle)).transpose()
     }
 
     /// A data block out of `stored`, its bytes as they lie in the file; the cache is left alone.

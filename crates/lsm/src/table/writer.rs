@@ -1,6 +1,7 @@
 //! Writes one table file from records in order.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_env::Disk;
@@ -9,6 +10,7 @@ use crate::checksum::BirthId;
 use crate::error::Result;
 use crate::limits::BLOCK_BYTES_MAX;
 use crate::options::Compression;
+use crate::shared::{BlockKey, Shared};
 use crate::sink::{Pace, Sink};
 use crate::table::block::Stored;
 use crate::table::builder::BlockBuilder;
@@ -62,6 +64,11 @@ pub(crate) struct TableWriter {
     sink: Sink,
     options: WriterOptions,
     block: BlockBuilder,
+    /// What its blocks are cached under, also once it is opened.
+    opened_as: u64,
+    shared: Arc<Shared>,
+    /// Whether the block that is being built goes to the cache, too.
+    is_warm: bool,
     partition: PartitionBuilder,
     /// Complete partitions, each with the end of the data it describes; written behind all data.
     partitions: Vec<(BuiltPartition, u64)>,
@@ -84,7 +91,11 @@ impl TableWriter {
         options: WriterOptions,
         pace: Pace,
     ) -> Result<Self> {
+        let shared = pace.shared.clone();
         Ok(Self {
+            opened_as: shared.next_opening(),
+            shared,
+            is_warm: false,
             sink: Sink::create(disk, path, number, birth, pace)?,
             options,
             block: BlockBuilder::new(options.restart_interval),
@@ -208,12 +219,27 @@ impl TableWriter {
         self.sink.position() + self.block.bytes() as u64
     }
 
+    /// What its blocks are cached under.
+    pub(crate) fn opened_as(&self) -> u64 {
+        self.opened_as
+    }
+
+    /// Puts the block of the last record into the cache when it is complete.
+    pub(crate) fn keep_warm(&mut self) {
+        self.is_warm = true;
+    }
+
     fn finish_block(&mut self) -> Result<()> {
         if self.block.is_empty() {
             return Ok(());
         }
         self.close_entry(None);
-        let handle = self.sink.append_block(self.block.finish(), self.options.compression);
+        let content = self.block.finish();
+        let handle = self.sink.append_block(content, self.options.compression);
+        if std::mem::take(&mut self.is_warm) {
+            let key = BlockKey { opened_as: self.opened_as, offset: handle.offset };
+            self.shared.cache_written(key, content);
+        }
         let last_key = self.block.last_key().to_vec();
         self.open_entry = Some((handle, self.block.seq_bounds(), last_key));
         self.block.clear();
