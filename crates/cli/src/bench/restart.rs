@@ -24,10 +24,11 @@ const RESTART_LIMIT: Duration = Duration::from_secs(60);
 const PROBE_MIN: Duration = Duration::from_secs(5);
 /// Keys written and read to see that every range serves.
 const PROBES: u64 = 256;
-/// What the nodes are told to use, bytes: memtables, blocks, recent log entries.
-const MEMORY: [(&str, u64); 3] = [
+/// What the nodes are told to use, bytes: memtables, blocks, filters and indexes, recent log.
+const MEMORY: [(&str, u64); 4] = [
     ("engine.memtable_budget_bytes", 128 << 20),
     ("engine.cache_bytes", 256 << 20),
+    ("engine.index_bytes", 128 << 20),
     ("journal.cache_bytes", 64 << 20),
 ];
 /// Most memory a node may have, as a share of what it was told to use.

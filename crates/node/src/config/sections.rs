@@ -295,7 +295,7 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             memtable_bytes: 64 * MIB,
-            memtable_budget_bytes: 256 * MIB,
+            memtable_budget_bytes: 128 * MIB,
             cache_bytes: 256 * MIB,
             index_bytes: 256 * MIB,
             open_files_max: 1_000,
