@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! offset bytes field
-//!      0     8 checksum  xxh3-64 of bytes 8..72, seeded with segment seed + offset
+//!      0     8 checksum  xxh3-64 of bytes 8..80, seeded with segment seed + offset
 //!      8     4 magic     "HFJB"
 //!     12     1 kind      1 records, 2 mark, 3 filler
 //!     13     3 zero
@@ -21,7 +21,8 @@
 //!     56     4 length    of the body
 //!     60     4 records   in the body
 //!     64     8 body sum  xxh3-64 of the body of a mark, seeded alike; else 0
-//!     72     n body      then zeros to a multiple of 512
+//!     72     8 oldest    sequence number of the oldest segment needed when it was written
+//!     80     n body      then zeros to a multiple of 512
 //! ```
 //!
 //! **Torn tail or corruption.** Above the last claim nothing was acknowledged, so what is broken
@@ -29,6 +30,10 @@
 //! broken there was damaged later. The last batch of a burst would be covered by nothing: a *mark*
 //! follows it within 10 ms. The mark starts on another 4 KiB block than the batch it covers, so
 //! that one bad block cannot take both; a *filler*, whose body is zeros, bridges the gap.
+//!
+//! **Lost or freed.** A segment is freed only after a batch that names a later one as `oldest` is
+//! durable and the witness says so too, or both slots of the witness do (`witness.rs`): if the one
+//! that they name is not there, it was lost, and every group that was there before is hit.
 //!
 //! `run` and `link` keep batches of an earlier run, left behind a torn tail, from being taken for
 //! a continuation of what was written over their beginning.
@@ -52,7 +57,7 @@ use crate::group::GroupId;
 use crate::options::TAIL_BYTES;
 
 /// Bytes before the body.
-pub(crate) const BATCH_HEADER_BYTES: usize = 72;
+pub(crate) const BATCH_HEADER_BYTES: usize = 80;
 /// Batches start at multiples of this.
 pub(crate) const BATCH_ALIGN: u64 = 512;
 /// What a batch takes beside its records at most: header and padding.
@@ -86,6 +91,7 @@ pub(crate) struct BatchHeader {
     pub(crate) body_bytes: u32,
     pub(crate) records: u32,
     pub(crate) body_checksum: u64,
+    pub(crate) oldest: u32,
 }
 
 impl BatchHeader {
@@ -102,6 +108,7 @@ impl BatchHeader {
             self.first_sequence,
             u64::from(self.body_bytes) | u64::from(self.records) << 32,
             self.body_checksum,
+            u64::from(self.oldest),
         ];
         for (field, word) in bytes.chunks_exact_mut(8).zip(words) {
             field.copy_from_slice(&word.to_le_bytes());
@@ -139,6 +146,7 @@ impl BatchHeader {
             body_bytes: u32_at(bytes, 56)?,
             records: u32_at(bytes, 60)?,
             body_checksum: u64_at(bytes, 64)?,
+            oldest: u32::try_from(u64_at(bytes, 72)?).ok()?,
         };
         Some((header, checksum))
     }

@@ -20,6 +20,7 @@ use crate::options::JournalOptions;
 use crate::record;
 use crate::segment::{FileName, Segment, SegmentHeader};
 use crate::walk::parse_records;
+use crate::witness::Testimony;
 
 /// A decoder by name; says whether it took the bytes for what it knows.
 type Target = (&'static str, fn(&[u8]) -> bool);
@@ -30,13 +31,14 @@ const ROUNDS: u64 = 300;
 const SEED: u64 = 7;
 const SEGMENT_BYTES: u64 = 32 * 1024;
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     ("record", use_record),
     ("records_of_batch", use_records),
     ("batch_header", use_batch_header),
     ("mark", use_mark),
     ("segment_header", use_segment_header),
     ("segment_file", use_segment_file),
+    ("witness", use_witness),
 ];
 
 /// Puts `sum` at `at`, if there is room.
@@ -104,6 +106,7 @@ fn use_mark(bytes: &[u8]) -> bool {
         body_bytes: bytes.len() as u32,
         records: 0,
         body_checksum: xxh3_64_with_seed(bytes, SEED),
+        oldest: 1,
     };
     parse_tails(&header, bytes, SEED).is_some_and(|tails| !tails.is_empty())
 }
@@ -116,6 +119,15 @@ fn use_segment_header(bytes: &[u8]) -> bool {
     let segment = a_segment(&disk);
     segment.file.write_all_at(&sealed, 0).unwrap();
     SegmentHeader::read(segment.file.as_ref()).is_some()
+}
+
+fn use_witness(bytes: &[u8]) -> bool {
+    let mut sealed = bytes.to_vec();
+    let sum = xxh3_64_with_seed(sealed.get(..56).unwrap_or_default(), SEED);
+    put(&mut sealed, 56, sum);
+    let Some(said) = Testimony::parse(&sealed, SEED) else { return false };
+    assert_eq!(Testimony::parse(&said.encode(SEED), SEED), Some(said));
+    true
 }
 
 /// Opens a journal whose only segment is this, and looks at it as people do.

@@ -19,6 +19,7 @@ use crate::recovery::{Files, Recovery, describe, open_segments};
 use crate::scan::Window;
 use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, seed};
 use crate::walk::{Scanner, parse_records};
+use crate::witness::Testimony;
 
 /// A record of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct InspectedBatch {
     pub claim: u64,
     /// Sequence number of its first record.
     pub first_sequence: u64,
+    /// Sequence number of the oldest segment that was needed when it was written.
+    pub oldest: u32,
     /// Whether it names the batch before it in this file; the first one cannot tell.
     pub linked: bool,
     /// Whether everything in it is whole.
@@ -124,6 +127,7 @@ impl SegmentInspector {
             number: header.number,
             claim: header.claim,
             first_sequence: header.first_sequence,
+            oldest: header.oldest,
             linked,
             whole: true,
             records: Vec::new(),
@@ -194,6 +198,8 @@ pub struct InspectedJournal {
     pub segments: Vec<InspectedSegment>,
     /// Files that wait for their next use.
     pub spares: usize,
+    /// What the witness says; `None` if nothing of it is whole.
+    pub witness: Option<Testimony>,
     /// Where the log ends, in the last segment.
     pub end: u64,
 }
@@ -206,11 +212,12 @@ pub struct InspectedJournal {
 pub fn inspect_directory(disk: &dyn Disk, directory: &Path) -> Result<InspectedJournal> {
     let files = Files::list(disk, directory)?;
     let (segments, _) = open_segments(disk, &files, OpenMode::Read, || 0)?;
-    let mut found = InspectedJournal { spares: files.spare.len(), ..InspectedJournal::default() };
+    let (spares, witness) = (files.spare.len(), files.said);
+    let mut found = InspectedJournal { spares, witness, ..InspectedJournal::default() };
     if segments.is_empty() {
         return Ok(found);
     }
-    let mut scanner = Scanner::new(&segments);
+    let mut scanner = Scanner::new(&segments, witness);
     scanner.run();
     let used = segments.get(..=scanner.end.segment).unwrap_or_default();
     let mut ledger = Ledger::default();

@@ -81,16 +81,26 @@ impl Ledger {
         self.segments.values().next()
     }
 
-    /// Takes the oldest segment out if nothing needs it any more.
-    pub(crate) fn take_free(&mut self, durable: u64) -> Option<Arc<Segment>> {
-        let oldest = self.oldest()?;
-        let free = oldest.live_bytes == 0
-            && oldest.freed_at <= durable
-            && oldest.segment.readers.load(Ordering::Acquire) == 0;
-        if !free {
-            return None;
-        }
-        self.segments.pop_first().map(|(_, entry)| entry.segment)
+    /// Sequence number of the oldest segment that is needed; the newest one always is.
+    pub(crate) fn first_needed(&self, durable: u64) -> Option<u32> {
+        let is_free = |entry: &SegmentUse| {
+            entry.live_bytes == 0
+                && entry.freed_at <= durable
+                && entry.segment.readers.load(Ordering::Acquire) == 0
+        };
+        let needed = self.segments.iter().find(|(_, entry)| !is_free(entry));
+        needed.or_else(|| self.segments.last_key_value()).map(|(sequence, _)| *sequence)
+    }
+
+    /// Whether there is a segment below `sequence`.
+    pub(crate) fn begins_below(&self, sequence: u32) -> bool {
+        self.segments.first_key_value().is_some_and(|(first, _)| *first < sequence)
+    }
+
+    /// Takes the oldest segment out if it is below `sequence`.
+    pub(crate) fn take_below(&mut self, sequence: u32) -> Option<Arc<Segment>> {
+        let first = self.segments.first_entry().filter(|entry| *entry.key() < sequence);
+        first.map(|entry| entry.remove().segment)
     }
 
     /// Recovery is done and saw `total_bytes` of records in `segment`, dead ones included.

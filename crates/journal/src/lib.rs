@@ -7,9 +7,11 @@
 //! * A callback is called with `Ok` only after one `fdatasync` covered what it was given with,
 //!   and everything queued before it.
 //! * A segment is used again only when nothing in it is needed, which is durable itself.
+//! * A segment that is needed and not there is missed, whichever it is.
 //! * A failed write or sync poisons the journal; nothing is tried twice.
 //!
-//! Source: Raft thesis §3.8 and §11; formats drawn in `record.rs`, `batch.rs`, `segment.rs`.
+//! Source: Raft thesis §3.8 and §11; formats drawn in `record.rs`, `batch.rs`, `segment.rs`,
+//! `witness.rs`.
 //!
 //! # The way of an entry
 //!
@@ -49,6 +51,7 @@ mod space;
 mod state;
 mod stats;
 mod walk;
+mod witness;
 mod writer;
 
 pub use batch::{BatchKind, Tail};
@@ -68,4 +71,5 @@ pub use record::RecordKind;
 pub use recovery::{RecoveredGroup, Recovery};
 pub use segment::SegmentHeader;
 pub use stats::{SYNC_TIMES, Stats, SyncTimes};
+pub use witness::Testimony;
 pub use writer::{Step, Writer};

@@ -2,7 +2,8 @@
 //!
 //! Owns: files found in the directory, the report, the state to go on from.
 //! Invariants:
-//! * Everything acknowledged is found, or its group is reported as hit.
+//! * Everything acknowledged is found, or its group is reported as hit, also if a whole file is
+//!   gone or as it was before.
 //! * What was found, and the verdict on every group, is durable before anything new is.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, see
 use crate::space::{Spares, create_first};
 use crate::state::State;
 use crate::walk::{End, OpenSegment, Scanner};
+use crate::witness::{Testimony, Witness};
 use crate::writer::Writer;
 
 /// A group as it was found.
@@ -72,7 +74,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Options`]; [`Error::Io`]; [`Error::Corrupt`] if not even one segment's header can
-    /// be read, or the segments are of different journals: the store has to be replaced.
+    /// be read, a journal was there and no segment is, or the files are of different journals:
+    /// the store has to be replaced.
     pub fn open(
         disk: Arc<dyn Disk>,
         entropy: Arc<dyn Entropy>,
@@ -90,8 +93,10 @@ impl Journal {
             segments.push(first_segment(&*disk, directory, &options, (journal_id, next_number))?);
             next_number += 1;
         }
-        let mut scanner = Scanner::new(&segments);
+        let mut scanner = Scanner::new(&segments, files.said);
         scanner.run();
+        let said = files.said.unwrap_or(Testimony { journal: journal_id, ..<_>::default() });
+        let witness = Witness::open(disk.as_ref(), directory, said)?;
         let used = segments.get(..=scanner.end.segment).unwrap_or_default();
         let later = segments.get(used.len()..).unwrap_or_default();
         let mut writer = Writer {
@@ -100,7 +105,7 @@ impl Journal {
             directory: directory.to_path_buf(),
             spares: Spares::new(next_number),
             unmarked: !scanner.marked,
-            ..Writer::resume((disk, clock), options, used, &scanner.end)
+            ..Writer::resume((disk, clock, witness), options, used, &scanner.end)
         };
         let mut recovery = scanner.report;
         recovery.segments = used.len();
@@ -162,9 +167,12 @@ pub(crate) fn describe(groups: &BTreeMap<GroupId, Group>, recovery: &mut Recover
 
 /// The files of the directory.
 pub(crate) struct Files {
+    directory: PathBuf,
     in_use: Vec<(u32, PathBuf)>,
     pub(crate) spare: Vec<(u32, PathBuf)>,
     fresh: Vec<(u32, PathBuf)>,
+    /// What the witness says.
+    pub(crate) said: Option<Testimony>,
 }
 
 impl Files {
@@ -181,13 +189,19 @@ impl Files {
         in_use.sort();
         spare.sort();
         fresh.sort();
-        Ok(Self { in_use, spare, fresh })
+        let said = Testimony::read(disk, directory)?;
+        if let (Some(said), true) = (said, in_use.is_empty()) {
+            let path = FileName::InUse(said.newest).path(directory);
+            return Err(Error::Corrupt { path, offset: 0, what: "any segment in use" });
+        }
+        let directory = directory.to_path_buf();
+        Ok(Self { directory, in_use, spare, fresh, said })
     }
 
     /// A number that no file has, and no segment had that is still there.
     fn next_number(&self) -> u32 {
         let files = self.in_use.iter().chain(&self.spare).chain(&self.fresh);
-        let numbers = files.map(|(number, _)| *number);
+        let numbers = files.map(|(number, _)| *number).chain(self.said.map(|said| said.newest));
         numbers.max().unwrap_or(0) + 1
     }
 }
@@ -220,6 +234,9 @@ pub(crate) fn open_segments(
             return Err(Error::Corrupt { path: path.clone(), offset: 0, what });
         }
     };
+    if let Some(said) = &files.said {
+        said.check_journal(&files.directory, journal)?;
+    }
     let segments = opened.into_iter().map(|(sequence, path, file, length, header)| {
         let bytes = header.map_or(length.max(SEGMENT_BYTES_MIN), |header| header.segment_bytes);
         let seed = seed(journal, sequence);
@@ -233,7 +250,7 @@ pub(crate) fn open_segments(
 impl Writer {
     /// A writer that goes on at `end`, with segments but without groups.
     fn resume(
-        (disk, clock): (Arc<dyn Disk>, Arc<dyn Clock>),
+        (disk, clock, witness): (Arc<dyn Disk>, Arc<dyn Clock>, Witness),
         options: JournalOptions,
         used: &[OpenSegment],
         end: &End,
@@ -259,6 +276,10 @@ impl Writer {
             link: end.link.unwrap_or(0),
             claim: end.number,
             sequence: end.sequence,
+            oldest: used.first().map_or(0, |open| open.segment.sequence),
+            oldest_since: end.number,
+            witness,
+            witnessed_at: Duration::ZERO,
             tails: BTreeMap::new(),
             spares: Spares::default(),
             unmarked: false,
@@ -278,9 +299,11 @@ impl Writer {
         self.tails = tails.collect();
     }
 
-    /// Makes durable which groups were hit: the verdict must outlive its evidence.
+    /// Makes durable which groups were hit: the verdict must outlive its evidence. It is written
+    /// twice, so that no single fault takes it back.
     fn keep_verdict(&mut self) -> Result<()> {
         if self.tails.values().any(|tail| tail.hit) {
+            self.write_mark()?;
             self.write_mark()?;
             self.sync()?;
         }
@@ -321,6 +344,9 @@ impl Writer {
             self.write_opening_mark()?;
         }
         self.sync()?;
+        // In both slots: after damage what the witness said before may not be true any more.
+        self.bear_witness()?;
+        self.bear_witness()?;
         let mut state = self.journal.lock();
         state.spares = self.spares.len();
         state.current_room = self.current.bytes - self.offset;

@@ -23,6 +23,8 @@ struct ReplayedGroup {
     /// Records were lost somewhere, and nothing seen since proves that none was of this group.
     suspect: bool,
     hit: bool,
+    /// It was there before the first record replayed.
+    is_older: bool,
     descriptor: Bytes,
     vote: Option<Bytes>,
     committed: Option<LogPosition>,
@@ -54,6 +56,7 @@ impl Replay {
         let before_origin = header.previous < self.origin;
         let group = self.groups.entry(header.group).or_insert_with(|| ReplayedGroup {
             last: if before_origin { header.previous } else { 0 },
+            is_older: before_origin && header.previous > 0,
             ..ReplayedGroup::default()
         });
         if group.last == header.previous {
@@ -77,6 +80,14 @@ impl Replay {
         }
     }
 
+    /// What was replayed did not begin where the log does: every group that was there before may
+    /// have lost a record.
+    pub(crate) fn lose_beginning(&mut self) {
+        for group in self.groups.values_mut().filter(|group| group.is_older) {
+            group.hit = true;
+        }
+    }
+
     /// Compares with the list of groups in a mark.
     pub(crate) fn check(&mut self, tails: &[Tail]) {
         for tail in tails {
@@ -84,6 +95,7 @@ impl Replay {
             let group = self.groups.entry(tail.group).or_default();
             // What a mark at the very beginning lists has all its live records still to come.
             let same = if known { group.last == tail.last } else { tail.last < self.origin };
+            group.is_older |= !known;
             group.hit |= tail.hit || !same;
             group.suspect &= !same;
             group.last = tail.last;

@@ -3,7 +3,8 @@
 //! Owns: spare files, when to move records.
 //! Invariants:
 //! * A file's name changes durably before its content does.
-//! * A segment is freed only when the records that made it free are durable.
+//! * A segment is freed only when the records that made it free are durable, and when a batch
+//!   and the witness, or the witness twice, said durably that it is not needed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -189,9 +190,11 @@ impl Writer {
 
     /// Frees the oldest segment if nothing needs it.
     fn free_oldest(&mut self) -> Result<bool> {
+        if !self.gives_up_oldest()? {
+            return Ok(false);
+        }
         let mut state = self.journal.lock();
-        let durable = state.durable;
-        let Some(segment) = state.ledger.take_free(durable) else { return Ok(false) };
+        let Some(segment) = state.ledger.take_below(self.oldest) else { return Ok(false) };
         state.counters.segments_freed += 1;
         drop(state);
         let reusable = segment.bytes == self.options.segment_bytes;
@@ -203,6 +206,37 @@ impl Writer {
             self.disk.remove_file(&segment.path).at("remove", &segment.path)?;
         }
         self.disk.sync_dir(&self.directory).at("sync directory", &self.directory)?;
+        Ok(true)
+    }
+
+    /// Whether the oldest segment is not needed and that is said durably. While callers wait their
+    /// batch says it, else a mark does. Where no mark fits any more the witness says it in both
+    /// slots until the next batch: in a full journal the next segment has to wait for this one.
+    fn gives_up_oldest(&mut self) -> Result<bool> {
+        let state = self.journal.lock();
+        let needed = state.ledger.first_needed(state.durable).unwrap_or(self.oldest);
+        if needed > self.oldest {
+            self.oldest = needed;
+            self.oldest_since = self.number;
+        }
+        let (any, urgent) = (state.ledger.begins_below(self.oldest), state.queue.urgent);
+        drop(state);
+        let said = self.claim > self.oldest_since;
+        if !any || (urgent && !said) {
+            return Ok(false);
+        }
+        let fits = self.mark_fits();
+        if !said && fits {
+            self.write_mark()?;
+            self.sync()?;
+            self.unmarked = false;
+        }
+        if self.witness.last().oldest < self.oldest {
+            self.bear_witness()?;
+            if !said && !fits {
+                self.bear_witness()?;
+            }
+        }
         Ok(true)
     }
 

@@ -1,12 +1,13 @@
 //! Walking over the batches of all segments, from the first to the end of the log.
 //!
-//! Owns: which batches count, the difference between a torn tail and corruption.
+//! Owns: which batches count, the difference between a torn tail and corruption, what is missed.
 //! Must never know: what records mean.
 //! Invariants:
 //! * A batch counts if it continues the one before it; another one only below a later claim.
 //! * Nothing above a torn tail is ever taken for a part of the log again.
 //! Source: the rules drawn in `batch.rs`.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, parse_tails};
@@ -15,7 +16,8 @@ use crate::record::{RecordView, claimed_bytes, parse, parse_checked};
 use crate::recovery::Recovery;
 use crate::replay::Replay;
 use crate::scan::Window;
-use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
+use crate::segment::{FileName, SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
+use crate::witness::Testimony;
 
 /// A file in use.
 pub(crate) struct OpenSegment {
@@ -38,6 +40,9 @@ pub(crate) struct End {
 /// Walks from batch to batch.
 pub(crate) struct Scanner<'a> {
     segments: &'a [OpenSegment],
+    witness: Option<Testimony>,
+    /// The oldest segment that is needed, as the latest batch says.
+    oldest: Option<u32>,
     pub(crate) window: Window,
     pub(crate) replay: Replay,
     pub(crate) report: Recovery,
@@ -49,8 +54,8 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Begins at the oldest segment.
-    pub(crate) fn new(segments: &'a [OpenSegment]) -> Self {
+    /// Begins at the oldest segment there is.
+    pub(crate) fn new(segments: &'a [OpenSegment], witness: Option<Testimony>) -> Self {
         let header = segments.first().and_then(|open| open.header);
         let end = End {
             segment: 0,
@@ -61,6 +66,8 @@ impl<'a> Scanner<'a> {
         };
         Self {
             segments,
+            witness,
+            oldest: witness.map(|said| said.oldest),
             window: Window::default(),
             replay: Replay::starting_at(end.sequence),
             report: Recovery::default(),
@@ -83,6 +90,26 @@ impl<'a> Scanner<'a> {
             open.is_short || (at > self.end.segment && open.header.is_none())
         };
         if rest.into_iter().any(damaged) {
+            self.note_damage(self.end);
+            self.replay.lose();
+        }
+        self.miss();
+    }
+
+    /// Looks for what has to be there and is not.
+    fn miss(&mut self) {
+        let (Some(first), Some(last)) = (self.segments.first(), self.segments.last()) else {
+            return;
+        };
+        if let Some(oldest) = self.oldest.filter(|oldest| *oldest < first.segment.sequence) {
+            self.report.damage.push((beside(&first.segment.path, oldest), 0));
+            self.replay.lose_beginning();
+        }
+        let Some(said) = self.witness else { return };
+        if said.newest > last.segment.sequence {
+            self.report.damage.push((beside(&last.segment.path, said.newest), 0));
+            self.replay.lose();
+        } else if said.records > self.end.sequence {
             self.note_damage(self.end);
             self.replay.lose();
         }
@@ -187,6 +214,7 @@ impl<'a> Scanner<'a> {
                 self.take_records(at, header, true);
             }
         }
+        self.oldest = self.oldest.max(Some(header.oldest));
         self.end = next;
         self.marked = whole && header.kind == BatchKind::Mark;
         true
@@ -195,8 +223,9 @@ impl<'a> Scanner<'a> {
     /// The first segment has no header: begin with the first batch there is.
     fn begin(&mut self, at: End, header: &BatchHeader) {
         self.begun = true;
-        let opening = at.offset == SEGMENT_HEADER_BYTES && header.kind == BatchKind::Mark;
-        // After anything but the opening mark, what was lost before it is not known.
+        let opening =
+            at.segment == 0 && at.offset == SEGMENT_HEADER_BYTES && header.kind == BatchKind::Mark;
+        // After anything but its own opening mark, what was lost before it is not known.
         self.replay.origin = if opening { header.first_sequence } else { 0 };
     }
 
@@ -253,6 +282,11 @@ impl<'a> Scanner<'a> {
         }
         whole || accepts_torn
     }
+}
+
+/// The path of segment `sequence` in the directory of another one.
+fn beside(path: &Path, sequence: u32) -> PathBuf {
+    FileName::InUse(sequence).path(path.parent().unwrap_or(path))
 }
 
 /// Whether a body is nothing but `count` whole records.

@@ -4,7 +4,8 @@
 //! Must never know: what records mean.
 //! Invariants:
 //! * Batches of one segment are durable before the first byte of the next one is written.
-//! * A callback runs after the sync that covers it, without locks held.
+//! * A callback runs after the sync that covers it, without locks held; after the first one in a
+//!   segment the witness knows the segment.
 //! * After the first failure nothing is written any more.
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::record::{RECORD_HEADER_BYTES, RecordKind, checksum, checksum_in_two};
 use crate::segment::Segment;
 use crate::space::Spares;
 use crate::state::State;
+use crate::witness::{WITNESS_PERIOD, Witness};
 
 static PADDING: [u8; (BATCH_ALIGN + BLOCK_BYTES) as usize] =
     [0; (BATCH_ALIGN + BLOCK_BYTES) as usize];
@@ -76,6 +78,11 @@ pub struct Writer {
     pub(crate) claim: u64,
     /// Sequence number of the next record to be written.
     pub(crate) sequence: u64,
+    /// The oldest segment that is needed, as batches say from number `oldest_since` on.
+    pub(crate) oldest: u32,
+    pub(crate) oldest_since: u64,
+    pub(crate) witness: Witness,
+    pub(crate) witnessed_at: Duration,
     /// The last written record of every group.
     pub(crate) tails: BTreeMap<GroupId, Tail>,
     pub(crate) spares: Spares,
@@ -116,6 +123,10 @@ impl Writer {
         }
         let step = Step::Wrote { records: work.records.len(), bytes: work.bytes };
         self.finish(work, mark);
+        let due = mark || self.last_sync >= self.witnessed_at + WITNESS_PERIOD;
+        if due && self.witness.last().records != self.sequence {
+            self.bear_witness().map_err(|error| self.fail(None, error))?;
+        }
         self.tend().map_err(|error| self.fail(None, error))?;
         Ok(step)
     }
@@ -182,7 +193,19 @@ impl Writer {
             let early = std::mem::take(work);
             self.finish(early, mark);
         }
-        self.sync()
+        self.sync()?;
+        if self.witness.last().newest != self.current.sequence {
+            self.bear_witness()?;
+        }
+        Ok(())
+    }
+
+    /// Has the witness say what is there now.
+    pub(crate) fn bear_witness(&mut self) -> Result<()> {
+        assert_eq!(self.claim, self.number, "the witness speaks of what is durable");
+        self.witness.say(self.oldest, self.current.sequence, self.sequence)?;
+        self.witnessed_at = self.clock.monotonic();
+        Ok(())
     }
 
     /// Tells the index, then the callers.
@@ -256,14 +279,21 @@ impl Writer {
         self.tails.entry(record.group).or_insert(fresh).last = record.sequence;
     }
 
+    /// Whether a mark fits the current segment.
+    pub(crate) fn mark_fits(&self) -> bool {
+        let body_bytes = (self.tails.len() * TAIL_BYTES) as u64;
+        let start = self.offset.next_multiple_of(BLOCK_BYTES);
+        start + batch_bytes(body_bytes) <= self.current.bytes
+    }
+
     /// Covers everything durable, from another block than the last batch lies in.
     pub(crate) fn write_mark(&mut self) -> Result<()> {
-        let body = encode_tails(self.tails.values().copied());
-        let start = self.offset.next_multiple_of(BLOCK_BYTES);
-        if start + batch_bytes(body.len() as u64) > self.current.bytes {
+        if !self.mark_fits() {
             // The next segment begins with a mark.
             return self.rotate();
         }
+        let body = encode_tails(self.tails.values().copied());
+        let start = self.offset.next_multiple_of(BLOCK_BYTES);
         if start > self.offset {
             // Zeros are really written: remains of torn batches below a claim would mislead.
             let gap = start - self.offset - BATCH_HEADER_BYTES as u64;
@@ -303,6 +333,7 @@ impl Writer {
             body_bytes: u32::try_from(body_bytes).expect("a batch fits a segment"),
             records: 0,
             body_checksum: 0,
+            oldest: self.oldest,
         }
     }
 

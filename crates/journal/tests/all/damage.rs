@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_env::sim::SimDisk;
-use holdfast_journal::{BatchKind, Error, SegmentInspector};
+use holdfast_env::{Disk, OpenMode};
+use holdfast_journal::{BatchKind, Error, Journal, SegmentInspector};
 
 use crate::rig::{DIR, Rig, at, entries, group, ignore, small};
 use crate::world::{World, ops};
@@ -115,11 +116,139 @@ fn a_truncated_or_missing_segment_is_detected() {
             check(image, &world, &format!("{} cut to {length}", path.display()));
         }
     }
-    for (path, _) in &files[..files.len() - 1] {
+    for (path, _) in &files {
         let image = world.rig.disk.crash(100, 0);
-        holdfast_env::Disk::remove_file(&image, path).unwrap();
+        image.remove_file(path).unwrap();
         check(image, &world, &format!("{} removed", path.display()));
     }
+}
+
+#[test]
+fn a_segment_that_is_as_it_was_at_any_time_before_is_detected_or_harmless() {
+    for seed in [10, 11, 12] {
+        let mut world = World::new(Rig::new(small()));
+        let mut before = Vec::new();
+        for op in ops(seed, 400) {
+            world.apply(op).unwrap();
+            before.push(world.rig.disk.files(Path::new(DIR)).unwrap());
+        }
+        world.rig.rest();
+        let now = world.rig.disk.files(Path::new(DIR)).unwrap();
+        let mut detected = 0;
+        for (at, files) in before.iter().enumerate().step_by(7) {
+            for (path, bytes) in files.iter().filter(|(path, b)| now.get(*path) != Some(b)) {
+                if !now.contains_key(path) {
+                    continue;
+                }
+                let image = world.rig.disk.crash(100, 0);
+                image.open(path, OpenMode::Write).unwrap().write_all_at(bytes, 0).unwrap();
+                detected += check(image, &world, &format!("{} of step {at}", path.display()));
+            }
+        }
+        assert!(detected > 0, "work {seed}");
+    }
+}
+
+/// Two groups whose segments were used again, at rest.
+fn turned_over() -> Rig {
+    let mut rig = Rig::new(small());
+    let (idle, busy) = (rig.create(1), rig.create(2));
+    for index in 1..120 {
+        rig.journal.append(busy, entries(1, index..index + 1, 900), ignore()).unwrap();
+        if index > 60 {
+            rig.journal.purge(busy, at(1, index - 40)).unwrap();
+        }
+        rig.settle();
+    }
+    rig.journal.append(idle, entries(1, 1..2, 20), ignore()).unwrap();
+    rig.rest();
+    assert!(rig.journal.stats().segments_freed > 0);
+    rig
+}
+
+#[test]
+fn the_loss_of_the_oldest_or_the_newest_segment_hits_and_stays_told() {
+    let rig = turned_over();
+    let files = segments(&rig.disk);
+    for (path, _) in [files.first().unwrap(), files.last().unwrap()] {
+        let image = rig.disk.crash(100, 0);
+        image.remove_file(path).unwrap();
+        let mut lost = Rig::open(Arc::new(image), small()).unwrap();
+        assert_eq!(lost.recovery.hit, [group(1), group(2)], "{}", path.display());
+        assert_eq!(lost.recovery.damage, [(path.clone(), 0)]);
+        let three = lost.create(3);
+        // The verdict is written down, and what came after it is no part of it.
+        let again = lost.reopen(small());
+        assert_eq!(again.recovery.hit, [group(1), group(2)]);
+        assert_eq!(again.journal.groups(), [group(1), group(2), three]);
+    }
+}
+
+/// What happens to a disk.
+type Harm<'a> = &'a dyn Fn(&SimDisk);
+
+#[test]
+fn a_freed_segment_is_not_missed_whichever_file_forgets_that_it_was_freed() {
+    let rig = turned_over();
+    let (path, _) = segments(&rig.disk).pop().unwrap();
+    let last = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap().last().unwrap();
+    assert_eq!(last.kind, BatchKind::Mark);
+    let witness = Path::new(DIR).join("witness");
+    let harms: [(&str, Harm<'_>); 5] = [
+        ("no mark", &|disk| disk.flip_bit(&path, last.offset, 1).unwrap()),
+        ("no witness", &|disk| disk.remove_file(&witness).unwrap()),
+        ("half a witness", &|disk| disk.truncate(&witness, 4096).unwrap()),
+        ("one slot", &|disk| disk.flip_bit(&witness, 20, 1).unwrap()),
+        ("the other slot", &|disk| disk.flip_bit(&witness, 4096 + 20, 1).unwrap()),
+    ];
+    for (what, harm) in harms {
+        let image = rig.disk.crash(100, 0);
+        harm(&image);
+        let found = Rig::open(Arc::new(image), small()).unwrap();
+        assert_eq!(found.recovery.hit, [], "{what}");
+        assert_eq!(found.recovery.damage, [], "{what}");
+    }
+}
+
+#[test]
+fn the_last_batch_and_the_mark_that_covers_it_are_missed_together() {
+    let (mut rig, path, _) = three_groups();
+    rig.journal.save_vote(group(2), Bytes::from_static(b"vote"), ignore()).unwrap();
+    rig.rest();
+    let batches: Vec<_> = SegmentInspector::open(rig.disk.as_ref(), &path).unwrap().collect();
+    let vote = batches.iter().rfind(|batch| batch.kind == BatchKind::Records).unwrap();
+    let mark = batches.last().unwrap();
+    assert_ne!(vote.offset / 4096, 2, "what was before it lies elsewhere");
+    let image = rig.disk.crash(100, 0);
+    image.swap_blocks(&path, 4096, vote.offset / 4096, mark.offset / 4096).unwrap();
+    let rig = Rig::open(Arc::new(image), small()).unwrap();
+    assert_eq!(rig.recovery.hit, [group(1), group(2), group(3)]);
+    assert!(!rig.recovery.damage.is_empty());
+}
+
+#[test]
+fn a_journal_without_any_segment_is_not_taken_for_an_empty_one() {
+    let (rig, path, _) = three_groups();
+    let image = rig.disk.crash(100, 0);
+    image.remove_file(&path).unwrap();
+    let refused = Rig::open(Arc::new(image), small()).err().unwrap();
+    assert!(refused.is_corruption(), "{refused}");
+}
+
+#[test]
+fn a_witness_of_another_journal_is_refused() {
+    let (rig, ..) = three_groups();
+    let other = SimDisk::new();
+    let entropy = Arc::new(holdfast_env::sim::SimEntropy::new(99));
+    let clock = Arc::clone(&rig.clock) as Arc<dyn holdfast_env::Clock>;
+    let dir = Path::new(DIR);
+    drop(Journal::open(Arc::new(other.clone()), entropy, clock, dir, small()).unwrap());
+    let image = rig.disk.crash(100, 0);
+    let witness = dir.join("witness");
+    let bytes = other.read(&witness).unwrap();
+    image.open(&witness, OpenMode::Write).unwrap().write_all_at(&bytes, 0).unwrap();
+    let refused = Rig::open(Arc::new(image), small()).err().unwrap();
+    assert!(refused.is_corruption(), "{refused}");
 }
 
 /// Three groups with some entries each, at rest; where each group's first entry lies.

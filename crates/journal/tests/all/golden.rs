@@ -12,6 +12,8 @@ use crate::rig::{DIR, at, entries, entry, group, ignore, settle, small};
 
 const NAME: &str = "0000000000000001.journal";
 const GOLDEN: &[u8] = include_bytes!("../golden/segment-v1.bin");
+const WITNESS_NAME: &str = "witness";
+const WITNESS: &[u8] = include_bytes!("../golden/witness-v1.bin");
 
 /// Always the same bytes, so that ids in the file are known.
 #[derive(Debug)]
@@ -23,8 +25,9 @@ impl Entropy for Fixed {
     }
 }
 
-/// A segment with a record of every kind and a batch of every kind, up to its last byte in use.
-fn segment() -> Vec<u8> {
+/// The file `name` of a journal whose segment has a record of every kind and a batch of every
+/// kind, up to its last byte in use.
+fn written(name: &str) -> Vec<u8> {
     let disk = Arc::new(SimDisk::new());
     let clock = Arc::new(SimClock::new(SimTime::new()));
     let (journal, mut writer, _) = Journal::open(
@@ -50,27 +53,36 @@ fn segment() -> Vec<u8> {
     settle(&mut writer);
     clock.advance(std::time::Duration::from_millis(10));
     settle(&mut writer);
-    let mut bytes = disk.read(&Path::new(DIR).join(NAME)).unwrap();
+    let mut bytes = disk.read(&Path::new(DIR).join(name)).unwrap();
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     bytes.truncate(used + 1);
     bytes
 }
 
-/// A disk with the golden segment on it.
+/// A disk with the golden files on it.
 fn golden_disk() -> SimDisk {
     let disk = SimDisk::new();
     disk.create_dir_all(Path::new(DIR)).unwrap();
-    let file = disk.open(&Path::new(DIR).join(NAME), OpenMode::CreateNew).unwrap();
-    file.allocate(small().segment_bytes).unwrap();
-    file.write_all_at(GOLDEN, 0).unwrap();
-    file.sync_all().unwrap();
+    for (name, bytes, length) in
+        [(NAME, GOLDEN, small().segment_bytes), (WITNESS_NAME, WITNESS, 2 * 4096)]
+    {
+        let file = disk.open(&Path::new(DIR).join(name), OpenMode::CreateNew).unwrap();
+        file.allocate(length).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file.sync_all().unwrap();
+    }
     disk.sync_dir(Path::new(DIR)).unwrap();
     disk
 }
 
 #[test]
 fn a_segment_is_written_byte_for_byte_as_released() {
-    assert!(segment() == GOLDEN, "the format changed: it needs a new version and a new file");
+    assert!(written(NAME) == GOLDEN, "the format changed: it needs a new version and a new file");
+}
+
+#[test]
+fn a_witness_is_written_byte_for_byte_as_released() {
+    assert!(written(WITNESS_NAME) == WITNESS, "the format changed, see above");
 }
 
 #[test]
@@ -81,6 +93,7 @@ fn a_released_segment_is_understood() {
         Journal::open(disk, Arc::new(Fixed), clock, Path::new(DIR), small()).unwrap();
     assert_eq!(recovery.hit, []);
     assert!(!recovery.torn_tail);
+    assert_eq!(recovery.damage, []);
     let [one, two] = recovery.groups.as_slice() else { panic!("two groups") };
     assert_eq!((one.group, two.group), (group(1), group(2)));
     assert_eq!(one.descriptor, "descriptor 1");
@@ -96,7 +109,7 @@ fn a_released_segment_can_be_inspected() {
     let inspector = SegmentInspector::open(&disk, &Path::new(DIR).join(NAME)).unwrap();
     assert_eq!(inspector.header().sequence, 1);
     let batches: Vec<_> = inspector.collect();
-    assert!(batches.iter().all(|batch| batch.whole && batch.linked));
+    assert!(batches.iter().all(|batch| batch.whole && batch.linked && batch.oldest == 1));
     let kinds: Vec<_> = batches.iter().map(|batch| batch.kind).collect();
     use BatchKind::{Filler, Mark, Records};
     assert_eq!(kinds, [Mark, Records, Records, Filler, Mark]);

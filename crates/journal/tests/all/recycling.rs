@@ -8,9 +8,11 @@ use holdfast_journal::{CLIENT_USAGE_PERCENT_MAX, Error, JournalOptions, Stats};
 
 use crate::rig::{DIR, Rig, at, entries, group, ignore, small};
 
-/// Lengths of all files of the journal together.
+/// Lengths of all segment files of the journal together.
 fn disk_bytes(rig: &Rig) -> u64 {
-    rig.disk.files(Path::new(DIR)).unwrap().values().map(|bytes| bytes.len() as u64).sum()
+    let files = rig.disk.files(Path::new(DIR)).unwrap();
+    let segments = files.iter().filter(|(path, _)| path.extension().is_some());
+    segments.map(|(_, bytes)| bytes.len() as u64).sum()
 }
 
 fn next_index(rig: &Rig, number: u64) -> u64 {
@@ -89,10 +91,12 @@ fn a_log_that_grows_and_shrinks_keeps_its_files_for_the_next_time() {
         rig.journal.purge(g, at(1, next_index(rig, 1) - 1)).unwrap();
         rig.rest();
     };
-    wave(&mut rig);
-    wave(&mut rig);
+    // How many segments a wave takes depends on where it begins.
+    for _ in 0..4 {
+        wave(&mut rig);
+    }
     let made = rig.journal.stats().segments_made;
-    for _ in 0..5 {
+    for _ in 0..20 {
         wave(&mut rig);
     }
     assert_eq!(rig.journal.stats().segments_made, made);
