@@ -98,18 +98,6 @@ impl AtRest {
         let files: Vec<_> = self.files.keys().filter(|path| kind_of(path) == *kind).collect();
         files[random.below(files.len() as u64) as usize].clone()
     }
-
-    /// Whether the file is the segment that is written to. That all its newer writes are lost
-    /// without a trace is more than one fault, and nothing on the same disk could know.
-    fn is_newest_segment(&self, path: &Path) -> bool {
-        let segments = self.files.keys().filter(|p| kind_of(p) == "journal");
-        segments.max().is_some_and(|newest| newest == path)
-    }
-
-    fn is_oldest_segment(&self, path: &Path) -> bool {
-        let segments = self.files.keys().filter(|p| kind_of(p) == "journal");
-        segments.min().is_some_and(|oldest| oldest == path)
-    }
 }
 
 fn open_node(disk: SimDisk, seed: u64, is_uniform: bool) -> Result<Node, Stop> {
@@ -220,14 +208,7 @@ fn inflict(
 
 /// The whole file is an older one, or none.
 fn replace(damage: Damage, path: &Path, image: &SimDisk, at_rest: &AtRest) -> Option<String> {
-    if at_rest.is_newest_segment(path) {
-        return None;
-    }
     if damage == Damage::Missing {
-        // That the oldest one was not freed but lost, the journal cannot tell.
-        if at_rest.is_oldest_segment(path) {
-            return None;
-        }
         image.remove_file(path).unwrap();
         return Some("removed".to_owned());
     }
@@ -253,13 +234,6 @@ fn exchange(
     let block = |at: u64| bytes.get(at as usize..(at + sector) as usize);
     let (one, other) = (block(from)?, block(to)?);
     if damage == Damage::SwapBlocks {
-        // An acknowledged batch and the mark that vouches for it lie in two blocks: to damage
-        // both at once is more than one fault.
-        let mark = place_of_last(bytes) / BLOCK_BYTES;
-        let hits_mark = from / BLOCK_BYTES == mark || to / BLOCK_BYTES == mark;
-        if at_rest.is_newest_segment(path) && hits_mark {
-            return None;
-        }
         overwrite(image, path, from, other);
     }
     overwrite(image, path, to, one);
@@ -362,7 +336,7 @@ fn fly(seed: u64, random: &mut Random, sums: &mut Sums) {
     let mut node = open_node(disk.clone(), seed, seed.is_multiple_of(2)).unwrap();
     node.is_restarted = false;
     let (operation, effect, is_lie) = choose_effect(random);
-    let kinds = ["journal", "tbl", "blob", "MANIFEST", "tmp", "spare", "fresh", ""];
+    let kinds = ["journal", "witness", "tbl", "blob", "MANIFEST", "tmp", "spare", "fresh", ""];
     let kind = pick(random, &kinds);
     let on_kind = move |path: &Path| kind.is_empty() || kind_of(path) == kind;
     let fault = Fault::new(operation, effect).on(on_kind).after(random.below(10));
