@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use holdfast_env::Disk;
 use holdfast_journal::{
-    BatchKind, InspectedBatch, LogPosition, SegmentInspector, inspect_directory,
+    BatchKind, Error, InspectedBatch, LogPosition, SegmentInspector, inspect_directory,
 };
 use serde_json::{Value, json};
 
@@ -18,12 +18,24 @@ pub fn journal(disk: &dyn Disk, path: &Path, wish: Wish, document: &mut Document
     if SegmentInspector::is_segment(path) {
         return segment(disk, path, wish, document);
     }
-    let found = inspect_directory(disk, path)?;
+    let found = match inspect_directory(disk, path) {
+        Ok(found) => found,
+        Err(Error::Corrupt { path, offset, what }) => {
+            document.problem(&path, offset, &format!("{what} was expected"));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     document.part(path, "journal");
     document.fact("bytes read", found.recovery.scanned_bytes);
     document.fact("spare files", found.spares);
     document.fact("end of the log", found.end);
     document.fact("torn tail", found.recovery.torn_tail);
+    if let Some(said) = found.witness {
+        document.fact("oldest segment needed", said.oldest);
+        document.fact("newest segment witnessed", said.newest);
+        document.fact("records witnessed", said.records);
+    }
     let heads = ["segment", "bytes", "record bytes", "live", "dead"];
     let mut segments = List::new("segments", &heads);
     for s in &found.segments {
@@ -46,7 +58,7 @@ pub fn journal(disk: &dyn Disk, path: &Path, wish: Wish, document: &mut Document
     }
     document.list(groups);
     for (path, offset) in &found.recovery.damage {
-        document.problem(path, *offset, "durable batches are damaged here");
+        document.problem(path, *offset, "durable batches are damaged or missing here");
     }
     for group in &found.recovery.hit {
         document.problem(path, 0, &format!("the log of {group} is not whole"));
@@ -68,8 +80,8 @@ fn position(position: Option<LogPosition>) -> Value {
 fn segment(disk: &dyn Disk, path: &Path, wish: Wish, document: &mut Document) -> Result<()> {
     let inspector = match SegmentInspector::open(disk, path) {
         Ok(inspector) => inspector,
-        Err(holdfast_journal::Error::Corrupt { path, offset, what }) => {
-            document.problem(&path, offset, what);
+        Err(Error::Corrupt { path, offset, what }) => {
+            document.problem(&path, offset, &format!("{what} was expected"));
             return Ok(());
         }
         Err(error) => return Err(error.into()),
@@ -79,7 +91,8 @@ fn segment(disk: &dyn Disk, path: &Path, wish: Wish, document: &mut Document) ->
     document.fact("sequence", header.sequence);
     document.fact("bytes", header.segment_bytes);
     document.fact("first record", header.first_sequence);
-    let heads = ["offset", "bytes", "kind", "number", "claim", "records", "whole", "linked"];
+    let heads =
+        ["offset", "bytes", "kind", "number", "claim", "oldest", "records", "whole", "linked"];
     let mut list = List::new("batches", &heads);
     let heads = ["record", "offset", "kind", "group", "position", "moved", "payload"];
     let mut records = List::new("records", &heads);
@@ -126,6 +139,7 @@ fn row(batch: &InspectedBatch) -> Vec<Value> {
         json!(kind),
         json!(batch.number),
         json!(batch.claim),
+        json!(batch.oldest),
         json!(batch.records.len().max(batch.tails.len())),
         json!(batch.whole),
         json!(batch.linked),

@@ -13,6 +13,7 @@ const TABLE: &str = "ranges/1-1/gen-0000000001/0000000001.tbl";
 const BLOB: &str = "ranges/1-1/gen-0000000001/0000000002.blob";
 const MANIFEST: &str = "ranges/1-1/gen-0000000001/MANIFEST";
 const SEGMENT: &str = "journal/0000000000000001.journal";
+const WITNESS: &str = "journal/witness";
 
 /// A data directory made of the files that other crates keep as examples of their formats.
 fn data() -> TempDir {
@@ -28,6 +29,7 @@ fn data() -> TempDir {
     copy("lsm/tests/golden/v1/gen-0000000001-0000000002.blob", BLOB);
     copy("lsm/tests/golden/v1/gen-0000000001-MANIFEST", MANIFEST);
     copy("journal/tests/golden/segment-v1.bin", SEGMENT);
+    copy("journal/tests/golden/witness-v1.bin", WITNESS);
     // A segment is as long as its header says.
     let segment = fs::OpenOptions::new().write(true).open(dir.path().join(SEGMENT)).unwrap();
     segment.set_len(32 * 1024).unwrap();
@@ -68,6 +70,7 @@ fn whole_files_of_every_kind_are_shown_verified_and_left_as_they_are() {
         ("blob", BLOB, "live bytes"),
         ("journal", SEGMENT, "descriptor 1"),
         ("journal", "journal", "segments"),
+        ("journal", "journal", "records witnessed"),
         ("dir", "ranges/1-1", "blob files"),
         ("dir", "", "groups"),
     ];
@@ -133,6 +136,21 @@ fn a_damaged_table_or_segment_is_found_without_its_directory() {
     let journal = inspect("dir", dir.path(), &["--verify"]);
     assert_eq!(journal.status.code(), Some(1));
     assert!(text(&journal).contains(".journal at byte"), "{}", text(&journal));
+}
+
+#[test]
+fn a_segment_that_is_gone_is_missed_and_a_lost_witness_is_not() {
+    let dir = data();
+    let journal = dir.path().join("journal");
+    fs::rename(dir.path().join(SEGMENT), journal.join("elsewhere")).unwrap();
+    let output = inspect("journal", &journal, &["--verify"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output).contains("0000000000000001.journal at byte"), "{}", text(&output));
+    fs::rename(journal.join("elsewhere"), dir.path().join(SEGMENT)).unwrap();
+    fs::remove_file(dir.path().join(WITNESS)).unwrap();
+    let output = inspect("journal", &journal, &["--verify"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!text(&output).contains("witnessed"));
 }
 
 #[test]
