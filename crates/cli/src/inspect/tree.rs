@@ -180,6 +180,11 @@ pub fn blob(disk: &dyn Disk, path: &Path, wish: Wish, document: &mut Document) -
     document.fact("bytes", found.bytes);
     document.fact("birth", format!("{:032x}", found.birth));
     document.fact("live bytes", found.live_bytes);
+    if wish.verify {
+        // Only tables know where values begin: the rest is not checked, which is to be seen.
+        let checked: u64 = found.sections.iter().map(|section| section.bytes).sum();
+        document.fact("unchecked bytes", found.bytes.saturating_sub(checked));
+    }
     document.list(sections(&found.sections));
     problems(&found.problems, document);
     Ok(())

@@ -139,6 +139,43 @@ fn a_damaged_table_or_segment_is_found_without_its_directory() {
 }
 
 #[test]
+fn a_damaged_last_edit_of_a_manifest_shows_as_torn() {
+    let dir = data();
+    let path = dir.path().join(MANIFEST);
+    let tail = |path: &Path| {
+        let output = inspect("manifest", path, &["--verify", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let json: Value = serde_json::from_str(&text(&output)).unwrap();
+        (json["parts"][0]["torn_tail"].as_bool(), json["parts"][0]["records"].as_u64())
+    };
+    assert_eq!(tail(&path), (Some(false), Some(2)));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[120] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(tail(&path), (Some(true), Some(1)));
+}
+
+#[test]
+fn a_blob_file_is_verified_as_far_as_tables_beside_it_know_it() {
+    let dir = data();
+    let path = dir.path().join(BLOB);
+    let verify = |code| {
+        let output = inspect("blob", &path, &["--verify", "--json"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let json: Value = serde_json::from_str(&text(&output)).unwrap();
+        json["parts"][0]["unchecked_bytes"].as_u64().unwrap()
+    };
+    let whole = fs::read(&path).unwrap();
+    assert_eq!(verify(0), 0);
+    let mut bad = whole.clone();
+    bad[100] ^= 1;
+    fs::write(&path, &bad).unwrap();
+    verify(1);
+    fs::remove_file(dir.path().join(TABLE)).unwrap();
+    assert!(verify(0) > 100, "nobody knows where its values are, and that is said");
+}
+
+#[test]
 fn a_segment_that_is_gone_is_missed_and_a_lost_witness_is_not() {
     let dir = data();
     let journal = dir.path().join("journal");
