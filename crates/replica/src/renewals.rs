@@ -33,6 +33,10 @@ const FRESH_TTL_DIVISOR: u64 = 10;
 /// And at most this long ago, milliseconds, so that a long lease does not lose minutes.
 const FRESH_MS_MAX: u64 = 500;
 
+/// While an entry is being collected only this part of that time counts, so that leases renewed at
+/// different times come to share entries.
+const FRESH_DIVISOR_COLLECTING: u64 = 2;
+
 /// Leases that were renewed, as the log holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewed {
@@ -113,8 +117,10 @@ impl Inner {
     fn fresh(&self, leases: &[LeaseId]) -> Option<(Vec<Renewal>, ReadPoint)> {
         let point = self.reader.point();
         let now_ms = self.leadership.stamp_ms()?;
+        let is_collecting = self.renewals_collecting.load(Ordering::Relaxed);
+        let divisor = if is_collecting { FRESH_DIVISOR_COLLECTING } else { 1 };
         let renewal = |id: &LeaseId| match self.reader.lease_cached(*id) {
-            Ok(Cached::Answer(Some(lease))) => renewal(&lease, now_ms, point.clock_ms),
+            Ok(Cached::Answer(Some(lease))) => renewal(&lease, now_ms, point.clock_ms, divisor),
             // What is cold was not renewed a moment ago; what is not there is told by an entry.
             Ok(_) | Err(_) => None,
         };
@@ -124,11 +130,12 @@ impl Inner {
 }
 
 /// What may be promised of `lease` at range time `now_ms` without renewing it, told against the
-/// clock `applied_ms` of the read point; `None` where an entry is due.
-fn renewal(lease: &LeaseInfo, now_ms: u64, applied_ms: u64) -> Option<Renewal> {
+/// clock `applied_ms` of the read point; `None` where an entry is due. `divisor` shortens the time
+/// for which none is.
+fn renewal(lease: &LeaseInfo, now_ms: u64, applied_ms: u64, divisor: u64) -> Option<Renewal> {
     let left_ms = lease.expires_at_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0)?;
     let age_ms = lease.ttl_ms.saturating_sub(left_ms);
-    let is_fresh = age_ms <= (lease.ttl_ms / FRESH_TTL_DIVISOR).min(FRESH_MS_MAX);
+    let is_fresh = age_ms <= (lease.ttl_ms / FRESH_TTL_DIVISOR).min(FRESH_MS_MAX) / divisor;
     // Range time has gone on since the read point: what is left counts from now.
     let expires_at_ms = applied_ms.min(now_ms).saturating_add(left_ms);
     is_fresh.then_some(Renewal { id: lease.id, ttl_ms: lease.ttl_ms, expires_at_ms })
@@ -145,7 +152,9 @@ pub(crate) async fn collect(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Renew
                 None => return,
             },
         };
+        inner.renewals_collecting.store(true, Ordering::Relaxed);
         sleep(COLLECT).await;
+        inner.renewals_collecting.store(false, Ordering::Relaxed);
         let (mut count, mut batch) = (first.leases.len(), vec![first]);
         while let Ok(next) = waiting.try_recv() {
             count += next.leases.len();
@@ -193,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_left_is_never_more_than_the_log_holds_whatever_the_applied_clock() {
         for applied_ms in [900, 1_000, 1_050, 2_000] {
-            let renewal = renewal(&lease(1_000, 2_000), 1_050, applied_ms).unwrap();
+            let renewal = renewal(&lease(1_000, 2_000), 1_050, applied_ms, 1).unwrap();
             assert!(renewal.expires_at_ms - applied_ms.min(1_050) == 950);
             assert!(renewal.expires_at_ms <= 2_000);
         }
@@ -205,10 +214,12 @@ mod tests {
             let granted_ms = 10_000;
             let lease = lease(ttl_ms, granted_ms + ttl_ms);
             let now_ms = granted_ms + age_ms;
-            renewal(&lease, now_ms, now_ms).is_some()
+            renewal(&lease, now_ms, now_ms, 1).is_some()
         };
         assert!(is_fresh(1_000, 100) && !is_fresh(1_000, 101));
         assert!(is_fresh(60_000, 500) && !is_fresh(60_000, 501));
         assert!(!is_fresh(1_000, 1_000) && !is_fresh(1_000, 5_000), "it may have expired");
+        let is_fresh_enough = |age_ms| renewal(&lease(60_000, 60_000), age_ms, 0, 2).is_some();
+        assert!(is_fresh_enough(250) && !is_fresh_enough(251), "others are being collected");
     }
 }

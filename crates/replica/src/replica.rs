@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) journal: Arc<Journal>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) admission: Arc<Admission>,
+    /// Whether an entry of renewals is being collected.
+    pub(crate) renewals_collecting: AtomicBool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) staging: Arc<StagingArea>,
@@ -315,6 +317,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         journal: deps.journal,
         engine: deps.engine,
         admission: deps.admission,
+        renewals_collecting: AtomicBool::new(false),
         clock: deps.clock,
         entropy: deps.entropy,
         staging,
