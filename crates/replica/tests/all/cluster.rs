@@ -325,7 +325,10 @@ pub async fn open_node(
         any_disk.clone(),
         entropy.clone(),
         &options.dir,
-        Arc::new(Shared::new(SharedOptions::default()).unwrap()),
+        // No cache: what is in a table is read from the disk, where it may be damaged.
+        Arc::new(
+            Shared::new(SharedOptions { cache_bytes: 0, ..SharedOptions::default() }).unwrap(),
+        ),
         Arc::new(move || durable.durable()),
         EngineOptions { memtable_bytes: 64 << 10, ..EngineOptions::default() },
     );
