@@ -1,0 +1,1 @@
+//! What the clients of a run asked, when, and what they were told.
