@@ -1,7 +1,8 @@
 //! The asynchronous doors to the world: tasks, timers, threads and the network.
 //!
 //! Owns: spawning ([`spawn`], [`Tasks`], [`Reactors`]), waiting ([`sleep`], [`timeout`],
-//! [`interval`], [`Deadline`]), OS threads ([`thread()`], [`Pool`]) and connections ([`net`]).
+//! [`interval`], [`Deadline`]), OS threads ([`thread()`], [`Pool`], and
+//! [`Workers`], which a simulation replaces) and connections ([`net`]).
 //! Must never know: files, storage, what travels over a connection.
 //! Invariants:
 //! * Nothing below `server` and `cli` calls bare tokio spawn, time or net; so a simulation that
@@ -16,6 +17,7 @@ mod reactors;
 mod tasks;
 mod thread;
 mod time;
+mod workers;
 
 pub use pool::{Pool, PoolError};
 pub use reactors::Reactors;
@@ -24,3 +26,4 @@ pub use thread::{Thread, thread};
 pub use time::{Deadline, Elapsed, Interval, interval, sleep, timeout};
 pub use tokio::runtime::Handle;
 pub use tokio::task::{JoinError, JoinHandle};
+pub use workers::{Nudge, Pace, Turn, Work, Worker, Workers};

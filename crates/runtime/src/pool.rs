@@ -10,9 +10,11 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::{Thread, thread};
+use crate::workers::Pace;
+use crate::{Thread, sleep, thread};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -52,11 +54,14 @@ pub struct Pool {
 struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<Thread<()>>>,
+    /// Where each job becomes a task, and how long it takes to begin; none with threads.
+    tasks: Option<(Handle, Pace)>,
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
+            Some(inner) if inner.tasks.is_some() => f.write_str("Pool(tasks)"),
             Some(inner) => write!(f, "Pool({} threads)", inner.threads.lock().len()),
             None => f.write_str("Pool(inline)"),
         }
@@ -79,14 +84,24 @@ impl Pool {
     /// If `threads` or `queue_max` is 0.
     pub fn start(name: &str, threads: usize, queue_max: usize) -> io::Result<Self> {
         assert!(threads > 0 && queue_max > 0, "a pool needs threads and room to wait");
-        let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, work: Condvar::new(), queue_max });
+        let shared = Shared::new(queue_max);
         let mut started = Vec::with_capacity(threads);
         for i in 0..threads {
             let worker = shared.clone();
             started.push(thread(&format!("{name}-{i}"), move || worker.run())?);
         }
-        Ok(Self { inner: Some(Arc::new(Inner { shared, threads: Mutex::new(started) })) })
+        Ok(Self::of(Inner { shared, threads: Mutex::new(started), tasks: None }))
+    }
+
+    /// A pool without threads, for simulation: each job is a task behind `handle` that begins
+    /// after as long as `pace` says, so that everything else can happen before.
+    pub(crate) fn of_tasks(handle: Handle, pace: Pace, queue_max: usize) -> Self {
+        let (shared, tasks) = (Shared::new(queue_max), Some((handle, pace)));
+        Self::of(Inner { shared, threads: Mutex::default(), tasks })
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self { inner: Some(Arc::new(inner)) }
     }
 
     /// A pool without threads, for simulation: jobs run on the caller, at once.
@@ -112,7 +127,16 @@ impl Pool {
         }
         queue.jobs.push_back(Box::new(job));
         drop(queue);
-        inner.shared.work.notify_one();
+        match &inner.tasks {
+            None => drop(inner.shared.work.notify_one()),
+            Some((handle, pace)) => {
+                let (shared, wait) = (inner.shared.clone(), pace());
+                handle.spawn(async move {
+                    sleep(wait).await;
+                    shared.run_one();
+                });
+            }
+        }
         Ok(())
     }
 
@@ -143,10 +167,17 @@ impl Pool {
         inner.shared.stop();
         let threads = std::mem::take(&mut *inner.threads.lock());
         threads.into_iter().for_each(Thread::join);
+        if inner.tasks.is_some() {
+            while inner.shared.run_one() {}
+        }
     }
 }
 
 impl Shared {
+    fn new(queue_max: usize) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::default(), work: Condvar::new(), queue_max })
+    }
+
     fn stop(&self) {
         self.queue.lock().is_stopping = true;
         self.work.notify_all();
@@ -154,9 +185,14 @@ impl Shared {
 
     fn run(&self) {
         while let Some(job) = self.next() {
-            // The panic hook has reported it; the waiter sees its sender dropped.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            carry_out(job);
         }
+    }
+
+    /// Runs the job that has waited longest, if there is one.
+    fn run_one(&self) -> bool {
+        let job = self.queue.lock().jobs.pop_front();
+        job.map(carry_out).is_some()
     }
 
     fn next(&self) -> Option<Job> {
@@ -171,4 +207,9 @@ impl Shared {
             self.work.wait(&mut queue);
         }
     }
+}
+
+fn carry_out(job: Job) {
+    // The panic hook has reported it; the waiter sees its sender dropped.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
 }

@@ -20,8 +20,8 @@ use holdfast_env::real::{RealClock, RealDisk, RealEntropy};
 use holdfast_node::config::{Config, Sources};
 use holdfast_node::registry::Doors;
 use holdfast_node::{Node, World};
-use holdfast_runtime::Tasks;
 use holdfast_runtime::net::RealNet;
+use holdfast_runtime::{Tasks, Workers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -190,6 +190,7 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
             entropy: Arc::new(RealEntropy),
         },
         net: net.clone(),
+        workers: Workers::Threads,
         fatal: Arc::new(|reason| {
             tracing::error!(reason, "the process cannot go on");
             eprintln!("holdfastd: {reason}");

@@ -21,7 +21,7 @@ use std::time::Duration;
 use holdfast_model::{ClusterMap, NodeId, RangeId};
 use holdfast_replica::Replica;
 use holdfast_runtime::net::{Listener, Net};
-use holdfast_runtime::{Deadline, Pool, Reactors, Stop, Tasks};
+use holdfast_runtime::{Deadline, Pool, Reactors, Stop, Tasks, Workers};
 use holdfast_wire::v1;
 use tokio::sync::Semaphore;
 use tonic::transport::Server;
@@ -96,6 +96,8 @@ pub struct World {
     pub doors: Doors,
     /// Connections.
     pub net: Arc<dyn Net>,
+    /// Who does what waits for a disk or never ends.
+    pub workers: Workers,
     /// Ends the process.
     pub fatal: Fatal,
 }
@@ -279,9 +281,10 @@ async fn bind(
 async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, StartError> {
     let text = |e: std::io::Error| StartError::System(e.to_string());
     let data_dir = PathBuf::from(&config.node.data_dir);
-    let reactors = Reactors::start("reactor", config.runtime.reactor_count()).map_err(text)?;
-    let pool = Pool::start("blocking", POOL_THREADS, POOL_QUEUE_MAX).map_err(text)?;
-    let identity_pool = Pool::start("identity", 1, POOL_QUEUE_MAX).map_err(text)?;
+    let workers = &world.workers;
+    let reactors = workers.reactors("reactor", config.runtime.reactor_count()).map_err(text)?;
+    let pool = workers.pool("blocking", POOL_THREADS, POOL_QUEUE_MAX).map_err(text)?;
+    let identity_pool = workers.pool("identity", 1, POOL_QUEUE_MAX).map_err(text)?;
     // A listener belongs to the runtime it was bound on; accepted connections to the acceptor's.
     let (net, listen) = (world.clone(), config.listen.clone());
     let bound = holdfast_runtime::spawn_on(reactors.handle(0), async move {
@@ -376,6 +379,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         peers: Arc::new(transport.clone()),
         reactors: ground.reactors.clone(),
         pool: ground.pool.clone(),
+        workers: ground.world.workers.clone(),
         fatal: ground.world.fatal.clone(),
     };
     let registry = Registry::open(&ground.config, deps).await?;

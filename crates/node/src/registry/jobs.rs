@@ -1,4 +1,4 @@
-//! The threads that flush and compact the engines of all replicas.
+//! The workers that flush and compact the engines of all replicas.
 //!
 //! A flush goes before any compaction, since it frees memory and journal. When all memtables
 //! together exceed their budget, or the journal fills up, the engine that holds back the oldest
@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_env::Clock;
 use holdfast_journal::{GroupId, Journal};
 use holdfast_lsm::{Engine, Job, JobKind, Shared};
-use holdfast_runtime::Thread;
+use holdfast_runtime::{Nudge, Turn, Work, Worker, Workers};
 use parking_lot::{Condvar, Mutex};
 
 use super::Fatal;
@@ -26,10 +26,10 @@ const SPACE_WAIT: Duration = Duration::from_millis(500);
 /// At most one engine is sealed for the journal's sake in this time.
 const JOURNAL_SEAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The pool of job threads.
+/// The workers.
 pub(super) struct Jobs {
     shared: Arc<JobsShared>,
-    threads: Mutex<Vec<Thread<()>>>,
+    workers: Mutex<Vec<Worker>>,
 }
 
 struct JobsShared {
@@ -38,6 +38,8 @@ struct JobsShared {
     scrub: Scrub,
     signal: Mutex<()>,
     work: Condvar,
+    /// What wakes workers that are tasks and do not sleep at `work`.
+    nudges: Mutex<Vec<Nudge>>,
     has_work: AtomicBool,
     is_stopping: AtomicBool,
     flushing: AtomicUsize,
@@ -52,7 +54,7 @@ struct JobsShared {
 
 impl Jobs {
     pub(super) fn start(
-        threads: usize,
+        workers: (&Workers, usize),
         scrub_bytes_per_second: u64,
         journal: Arc<Journal>,
         memory: Arc<Shared>,
@@ -64,6 +66,7 @@ impl Jobs {
             scrub: Scrub::new(scrub_bytes_per_second, clock.clone()),
             signal: Mutex::new(()),
             work: Condvar::new(),
+            nudges: Mutex::default(),
             has_work: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             flushing: AtomicUsize::new(0),
@@ -76,11 +79,12 @@ impl Jobs {
             corrupt: Mutex::default(),
         });
         let mut started = Vec::new();
-        for i in 0..threads {
-            let shared = shared.clone();
-            started.push(holdfast_runtime::thread(&format!("jobs-{i}"), move || shared.run())?);
+        let (workers, count) = workers;
+        for i in 0..count {
+            let nudges = |nudge| shared.nudges.lock().push(nudge);
+            started.push(workers.start(&format!("jobs-{i}"), Looper(shared.clone()), nudges)?);
         }
-        Ok(Self { shared, threads: Mutex::new(started) })
+        Ok(Self { shared, workers: Mutex::new(started) })
     }
 
     pub(super) fn add(&self, group: GroupId, engine: Arc<Engine>) {
@@ -91,7 +95,7 @@ impl Jobs {
         self.shared.engines.lock().remove(&group);
     }
 
-    /// A hook that tells the threads that there may be work. Cheap enough for every apply.
+    /// A hook that tells the workers that there may be work. Cheap enough for every apply.
     pub(super) fn hook(&self) -> Arc<dyn Fn() + Send + Sync> {
         let shared = self.shared.clone();
         Arc::new(move || shared.wake())
@@ -102,11 +106,28 @@ impl Jobs {
         self.shared.corrupt.lock().get(&group).cloned()
     }
 
-    /// Ends the threads after the jobs they are at.
+    /// Ends the workers after the jobs they are at.
     pub(super) fn stop(&self) {
         self.shared.is_stopping.store(true, Ordering::Release);
         self.shared.work.notify_all();
-        std::mem::take(&mut *self.threads.lock()).into_iter().for_each(Thread::join);
+        std::mem::take(&mut *self.workers.lock()).into_iter().for_each(Worker::join);
+    }
+}
+
+/// One of the workers.
+struct Looper(Arc<JobsShared>);
+
+impl Work for Looper {
+    fn step(&mut self) -> Turn {
+        self.0.step()
+    }
+
+    fn wait(&mut self, turn: Turn) {
+        match turn {
+            Turn::Wait(time) => self.0.rest(time, true),
+            Turn::Rest(time) => self.0.rest(time, false),
+            Turn::Again | Turn::End => {}
+        }
     }
 }
 
@@ -114,29 +135,31 @@ impl JobsShared {
     fn wake(&self) {
         if !self.has_work.swap(true, Ordering::AcqRel) {
             self.work.notify_one();
+            self.nudges.lock().iter().for_each(Nudge::nudge);
         }
     }
 
-    fn run(&self) {
-        while !self.is_stopping.load(Ordering::Acquire) {
-            self.has_work.store(false, Ordering::Release);
-            // Before every job: compactions may follow one another for long.
-            self.seal_for_space();
-            match self.next() {
-                Some((group, job)) => self.carry_out(group, job),
-                None => {
-                    if let Some((group, error)) = self.scrub.step(&self.engines) {
-                        self.give_up(group, &error);
-                    }
-                    self.rest(LOOK_INTERVAL);
-                }
-            }
+    fn step(&self) -> Turn {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Turn::End;
         }
+        self.has_work.store(false, Ordering::Release);
+        // Before every job: compactions may follow one another for long.
+        self.seal_for_space();
+        if let Some((group, job)) = self.next() {
+            return self.carry_out(group, job);
+        }
+        if let Some((group, error)) = self.scrub.step(&self.engines) {
+            self.give_up(group, &error);
+        }
+        Turn::Wait(LOOK_INTERVAL)
     }
 
-    fn rest(&self, wait: Duration) {
+    /// Blocks for `wait`; not where there is work, if the caller is `eager` for it.
+    fn rest(&self, wait: Duration, eager: bool) {
         let mut signal = self.signal.lock();
-        if !self.has_work.load(Ordering::Acquire) && !self.is_stopping.load(Ordering::Acquire) {
+        let has_work = eager && self.has_work.load(Ordering::Acquire);
+        if !has_work && !self.is_stopping.load(Ordering::Acquire) {
             self.work.wait_for(&mut signal, wait);
         }
     }
@@ -159,7 +182,7 @@ impl JobsShared {
         compaction
     }
 
-    fn carry_out(&self, group: GroupId, job: Job) {
+    fn carry_out(&self, group: GroupId, job: Job) -> Turn {
         let is_flush = job.kind() == JobKind::Flush;
         if is_flush {
             self.flushing.fetch_add(1, Ordering::AcqRel);
@@ -168,15 +191,16 @@ impl JobsShared {
         if is_flush {
             self.flushing.fetch_sub(1, Ordering::AcqRel);
         }
-        let Err(error) = result else { return };
+        let Err(error) = result else { return Turn::Again };
         if error.is_fatal() {
             (self.fatal)(&format!("engine of {}: {error}", group.range));
         } else if error.is_corruption() {
             self.give_up(group, &error);
         } else {
             tracing::warn!(range = %group.range, %error, "engine job failed, will be repeated");
-            self.rest_for_space();
+            return Turn::Rest(SPACE_WAIT);
         }
+        Turn::Again
     }
 
     /// Does no more work for an engine whose files are damaged.
@@ -185,13 +209,6 @@ impl JobsShared {
         if self.engines.lock().remove(&group).is_some() {
             tracing::error!(range = %group.range, replica = %group.replica, %error, "corrupt");
             self.corrupt.lock().insert(group, error.to_string());
-        }
-    }
-
-    fn rest_for_space(&self) {
-        let mut signal = self.signal.lock();
-        if !self.is_stopping.load(Ordering::Acquire) {
-            self.work.wait_for(&mut signal, SPACE_WAIT);
         }
     }
 

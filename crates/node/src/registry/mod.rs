@@ -31,7 +31,7 @@ use holdfast_model::{ClusterId, NodeId, RangeDescriptor, RangeId, ReplicaId};
 use holdfast_replica::{
     Admission, Deps, Failure, FatalHook, Peers, Replica, ReplicaOptions, Timings,
 };
-use holdfast_runtime::{Pool, Reactors, Stop};
+use holdfast_runtime::{Pool, Reactors, Stop, Workers};
 use holdfast_wire::system::v1::ReplicaDescriptor;
 
 use crate::config::Config;
@@ -112,6 +112,8 @@ pub struct RegistryDeps {
     pub reactors: Reactors,
     /// Threads that may wait for a disk.
     pub pool: Pool,
+    /// Who writes the journal, flushes and compacts.
+    pub workers: Workers,
     /// Ends the process.
     pub fatal: Fatal,
 }
@@ -162,7 +164,8 @@ impl Registry {
     /// stays closed and is reported.
     pub async fn open(config: &Config, deps: RegistryDeps) -> Result<Self, RegistryError> {
         let (doors, fatal, settings) = (deps.doors.clone(), deps.fatal.clone(), config.clone());
-        let opening = deps.pool.run(move || Store::open(doors, &settings, fatal));
+        let workers = deps.workers.clone();
+        let opening = deps.pool.run(move || Store::open(doors, &settings, &workers, fatal));
         let (store, found) = opening.await.map_err(|_| RegistryError::Stopped)??;
         store.report_strays(&found.hit)?;
         let inner = Inner {

@@ -1,4 +1,4 @@
-//! The node's storage: one journal with its writer thread, and what all engines share.
+//! The node's storage: one journal with its writer, and what all engines share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use holdfast_env::{Clock, Disk, Entropy};
 use holdfast_journal::{GroupId, Journal, JournalOptions, Step, Writer};
 use holdfast_lsm::{CompactionStyle, Engine, EngineOptions, ExpiresAt, Shared, SharedOptions};
 use holdfast_model::Compaction;
-use holdfast_runtime::Thread;
+use holdfast_runtime::{Turn, Work, Worker, Workers};
 use holdfast_wire::system::v1::ReplicaDescriptor;
 use parking_lot::Mutex;
 use prost::Message;
@@ -50,13 +50,14 @@ pub(super) struct Store {
     data_dir: PathBuf,
     engine_options: EngineOptions,
     is_stopping: Arc<AtomicBool>,
-    writer: Mutex<Option<Thread<()>>>,
+    writer: Mutex<Option<Worker>>,
 }
 
 impl Store {
     pub(super) fn open(
         doors: Doors,
         config: &Config,
+        workers: &Workers,
         fatal: Fatal,
     ) -> Result<(Self, Found), RegistryError> {
         let data_dir = PathBuf::from(&config.node.data_dir);
@@ -88,7 +89,7 @@ impl Store {
         let memory = Shared::with_clock(shared_options(config), doors.clock.clone())?;
         let memory = Arc::new(memory);
         let jobs = Jobs::start(
-            config.runtime.job_thread_count(),
+            (workers, config.runtime.job_thread_count()),
             config.engine.scrub_bytes_per_second,
             journal.clone(),
             memory.clone(),
@@ -96,8 +97,9 @@ impl Store {
             fatal.clone(),
         )?;
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let stopping = is_stopping.clone();
-        let thread = holdfast_runtime::thread("journal", move || write(writer, &stopping, &fatal))?;
+        let work = JournalWork { writer, is_stopping: is_stopping.clone(), fatal };
+        let hook = |nudge: holdfast_runtime::Nudge| journal.set_wake(move || nudge.nudge());
+        let writer = workers.start("journal", work, hook)?;
         let engine_options = engine_options(config);
         let store = Self {
             doors,
@@ -107,7 +109,7 @@ impl Store {
             data_dir,
             engine_options,
             is_stopping,
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(Some(writer)),
         };
         Ok((store, Found { whole, hit: recovery.hit }))
     }
@@ -186,7 +188,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends job threads and writer; everything queued for the journal is written first. Blocks.
+    /// Ends job workers and writer; everything queued for the journal is written first. Blocks.
     pub(super) fn stop(&self) {
         self.jobs.stop();
         self.is_stopping.store(true, Ordering::Release);
@@ -197,21 +199,30 @@ impl Store {
     }
 }
 
-fn write(mut writer: Writer, is_stopping: &AtomicBool, fatal: &Fatal) {
-    loop {
-        match writer.step() {
-            Ok(Step::Wrote { .. } | Step::Tended) => {}
+/// The journal's writer as a worker.
+struct JournalWork {
+    writer: Writer,
+    is_stopping: Arc<AtomicBool>,
+    fatal: Fatal,
+}
+
+impl Work for JournalWork {
+    fn step(&mut self) -> Turn {
+        match self.writer.step() {
+            Ok(Step::Wrote { .. } | Step::Tended) => Turn::Again,
+            Ok(Step::Idle { next: None }) if self.is_stopping.load(Ordering::Acquire) => Turn::End,
             Ok(Step::Idle { next }) => {
-                if is_stopping.load(Ordering::Acquire) && next.is_none() {
-                    return;
-                }
-                writer.wait(WRITER_WAIT_MAX);
+                Turn::Wait(next.map_or(WRITER_WAIT_MAX, |next| next.min(WRITER_WAIT_MAX)))
             }
             Err(error) => {
-                fatal(&format!("journal: {error}"));
-                return;
+                (self.fatal)(&format!("journal: {error}"));
+                Turn::End
             }
         }
+    }
+
+    fn wait(&mut self, _turn: Turn) {
+        self.writer.wait(WRITER_WAIT_MAX);
     }
 }
 

@@ -11,7 +11,7 @@ use holdfast_node::config::{Config, Sources};
 use holdfast_node::registry::Doors;
 use holdfast_node::{Node, World};
 use holdfast_runtime::net::RealNet;
-use holdfast_runtime::{Deadline, sleep};
+use holdfast_runtime::{Deadline, Workers, sleep};
 use holdfast_wire::v1;
 use tempfile::TempDir;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -112,7 +112,7 @@ async fn start(dir: &Path, host: &str, single: bool) -> Node {
         entropy: Arc::new(RealEntropy),
     };
     let fatal = Arc::new(|reason: &str| panic!("fatal: {reason}"));
-    let world = World { doors, net: Arc::new(RealNet), fatal };
+    let world = World { doors, net: Arc::new(RealNet), workers: Workers::Threads, fatal };
     Node::start(config, world, single).await.unwrap()
 }
 
