@@ -11,7 +11,7 @@ REPORT ?= target/bench-engine-report
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench bench-engine storm-storage ci
+        test lint verify fix bench bench-engine storm-storage simulate campaign ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,13 @@ fix: ## format and apply clippy's suggestions
 bench: ## throughput, latency, CPU per operation beside a gRPC echo, own nodes (SECONDS=10 per cell)
 	@$(CARGO) build --profile dist --workspace --bins --quiet
 	@target/dist/holdfast bench suite --seconds $(SECONDS)
+
+simulate: ## one seed on simulated network, time and disks, with its trace: make simulate SEED=7
+	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- replay $(or $(SEED),1)
+
+campaign: ## many seeds; those that fail are kept in crates/testkit/tests/seeds (RUNS= SEED=first)
+	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
+		campaign $(or $(RUNS),200) $(SEED)
 
 ci: ## what decides whether a change lands
 	@.ci/run

@@ -11,3 +11,4 @@
 
 pub mod check;
 pub mod history;
+pub mod sim;

@@ -45,7 +45,7 @@ impl DataDir {
     /// [`DataDirError`]: nothing in the directory was touched.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, DataDirError> {
         let io = |e| DataDirError::Io(dir.to_owned(), e);
-        disk.create_dir_all(dir).map_err(io)?;
+        create_durably(disk, dir).map_err(io)?;
         let lock = disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => DataDirError::InUse(dir.to_owned()),
             _ => io(error),
@@ -66,6 +66,32 @@ impl DataDir {
         }
         Ok(Self { _lock: lock })
     }
+}
+
+/// Creates `dir` and what is missing above it, so that a power cut leaves none of it out: a
+/// name is durable once the directory above it is synced.
+pub(crate) fn create_durably(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let mut above: Vec<&Path> = Vec::new();
+    for path in dir.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        if !above.is_empty() && disk.exists(path)? {
+            break;
+        }
+        above.push(path);
+    }
+    let existed = disk.exists(dir)?;
+    disk.create_dir_all(dir)?;
+    // Also where it exists: whoever created it may have ended before its name was durable.
+    for path in above.into_iter().rev() {
+        let parent = path.parent().map_or(path, |parent| {
+            if parent.as_os_str().is_empty() { Path::new(".") } else { parent }
+        });
+        match disk.sync_dir(parent) {
+            // What others made above us, and do not let us open, is theirs to keep.
+            Err(error) if existed && error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 fn write(disk: &dyn Disk, version: &Path) -> io::Result<()> {
@@ -110,6 +136,16 @@ mod tests {
         assert!(matches!(second, DataDirError::InUse(_)), "{second}");
         drop(held);
         DataDir::open(&disk, "/d".as_ref()).unwrap();
+    }
+
+    #[test]
+    fn new_directory_is_there_after_a_power_cut_with_everything_above_it() {
+        for dir in ["/d", "/some/where/deep/d"] {
+            let disk = SimDisk::new();
+            drop(DataDir::open(&disk, dir.as_ref()).unwrap());
+            let image = disk.crash(0, 1);
+            assert!(image.exists(&Path::new(dir).join("VERSION")).unwrap(), "{dir}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::sealed::{self, Kind, SealedError};
 use crate::services;
 use crate::system::{Admin, MapCache, State, System, SystemDeps};
 
+pub(crate) use data_dir::create_durably;
 pub use data_dir::{DataDir, DataDirError};
 
 /// Threads for small work that waits for a disk: cold reads, snapshots, identity.
@@ -211,6 +212,11 @@ impl Node {
     /// Its API, for adapters in the same process.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// The replicas it hosts.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Its copy of the map.

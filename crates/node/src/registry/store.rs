@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::jobs::Jobs;
 use super::{Fatal, RegistryError};
 use crate::config::Config;
+use crate::lifecycle::create_durably;
 
 /// The writer looks for the wish to stop at least this often.
 const WRITER_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -177,7 +178,7 @@ impl Store {
     /// journal knows nothing of a replica is no evidence that it may be destroyed.
     pub(super) fn report_strays(&self, hit: &[GroupId]) -> Result<(), RegistryError> {
         let ranges = self.data_dir.join("ranges");
-        self.doors.disk.create_dir_all(&ranges)?;
+        create_durably(&*self.doors.disk, &ranges)?;
         let groups = self.journal.groups().into_iter().chain(hit.iter().copied());
         let known: Vec<_> = groups.map(|group| self.replica_dir(group)).collect();
         for path in self.doors.disk.list(&ranges)? {

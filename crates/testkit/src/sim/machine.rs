@@ -1,0 +1,261 @@
+//! One machine: its disk, its clock, and the node that runs on it, boot after boot.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use holdfast_env::Entropy;
+use holdfast_env::sim::{SimClock, SimDisk, SimEntropy, SimTime};
+use holdfast_node::api::{Call, Cluster};
+use holdfast_node::auth::Identity;
+use holdfast_node::config::{Config, Sources};
+use holdfast_node::registry::Doors;
+use holdfast_node::{Node, World};
+use holdfast_runtime::{Deadline, Workers};
+use holdfast_wire::v1::TransferLeaderRequest;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::clock::HostClock;
+use super::net::SimNet;
+use super::options::Options;
+use super::trace::Trace;
+
+/// Port for clients, on every machine.
+pub(super) const CLIENT_PORT: u16 = 7401;
+/// Port for other nodes, on every machine.
+pub(super) const PEER_PORT: u16 = 7411;
+/// An orderly stop may take this long.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// A leader that was asked to hand over answers within this time.
+const TRANSFER_MAX: Duration = Duration::from_secs(3);
+const MIB: u64 = 1 << 20;
+
+/// What a machine is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing runs.
+    Down,
+    /// The node recovers or introduces itself.
+    Starting,
+    /// The node runs.
+    Up,
+    /// The node gave up by itself, and why.
+    Ended(String),
+}
+
+struct State {
+    disk: SimDisk,
+    clock: Arc<SimClock>,
+    boots: u64,
+    standing: Standing,
+    node: Weak<Node>,
+}
+
+/// See the module.
+pub(super) struct Machine {
+    pub(super) name: String,
+    pub(super) address: String,
+    options: Options,
+    seed: u64,
+    time: Arc<SimTime>,
+    trace: Trace,
+    stop: Notify,
+    hand_over: Notify,
+    // Shared between the machine's tasks and the nemesis, which never run at the same time.
+    state: Mutex<State>,
+}
+
+impl Machine {
+    pub(super) fn new(
+        name: String,
+        address: String,
+        seed: u64,
+        options: &Options,
+        time: &Arc<SimTime>,
+        trace: &Trace,
+    ) -> Arc<Self> {
+        let state = State {
+            disk: SimDisk::new(),
+            clock: Arc::new(SimClock::new(time.clone())),
+            boots: 0,
+            standing: Standing::Starting,
+            node: Weak::new(),
+        };
+        Arc::new(Self {
+            name,
+            address,
+            options: options.clone(),
+            seed,
+            time: time.clone(),
+            trace: trace.clone(),
+            stop: Notify::new(),
+            hand_over: Notify::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(super) fn client_address(&self) -> String {
+        format!("{}:{CLIENT_PORT}", self.address)
+    }
+
+    pub(super) fn peer_address(&self) -> String {
+        format!("{}:{PEER_PORT}", self.address)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.state.lock().standing.clone()
+    }
+
+    pub(super) fn clock(&self) -> Arc<SimClock> {
+        self.state.lock().clock.clone()
+    }
+
+    pub(super) fn disk(&self) -> SimDisk {
+        self.state.lock().disk.clone()
+    }
+
+    /// The node, while it runs.
+    pub(super) fn node(&self) -> Option<Arc<Node>> {
+        self.state.lock().node.upgrade()
+    }
+
+    /// Asks the node to stop in order.
+    pub(super) fn ask_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Asks the node to hand over a range it leads.
+    pub(super) fn ask_to_hand_over(&self) {
+        self.hand_over.notify_one();
+    }
+
+    /// The process ends at once; what it wrote stays.
+    pub(super) fn killed(&self) {
+        let mut state = self.state.lock();
+        state.disk = state.disk.kill();
+        state.standing = Standing::Down;
+    }
+
+    /// The power goes: of what was not synced, each block stays with `keep_percent`.
+    pub(super) fn lost_power(&self, keep_percent: u8, seed: u64) {
+        let mut state = self.state.lock();
+        state.disk = state.disk.crash(keep_percent, seed);
+        state.clock = Arc::new(SimClock::new(self.time.clone()));
+        state.standing = Standing::Down;
+    }
+
+    /// The machine's life from one start to one end.
+    pub(super) async fn live(self: Arc<Self>) -> turmoil::Result {
+        let (boot, disk, clock) = {
+            let mut state = self.state.lock();
+            state.boots += 1;
+            state.standing = Standing::Starting;
+            (state.boots, state.disk.clone(), state.clock.clone())
+        };
+        let entropy =
+            Arc::new(SimEntropy::new(self.seed.wrapping_mul(1_000_003).wrapping_add(boot)));
+        let world = World {
+            workers: self.workers(&entropy),
+            doors: Doors {
+                disk: Arc::new(disk.clone()),
+                clock: Arc::new(HostClock { time: self.time.clone(), clock }),
+                entropy,
+            },
+            net: Arc::new(SimNet),
+            fatal: self.clone().fatal(disk),
+        };
+        self.trace.say(&self.name, format_args!("starts, boot {boot}"));
+        match Node::start(self.config(), world, false).await {
+            Ok(node) => self.run(Arc::new(node)).await,
+            Err(error) => self.end(&format!("does not start: {error}")),
+        }
+        Ok(())
+    }
+
+    async fn run(&self, node: Arc<Node>) {
+        self.trace.say(&self.name, "is up");
+        {
+            let mut state = self.state.lock();
+            state.standing = Standing::Up;
+            state.node = Arc::downgrade(&node);
+        }
+        tokio::select! {
+            biased;
+            reason = node.refused() => self.end(&format!("refused: {reason}")),
+            () = self.stop.notified() => {
+                node.shutdown(STOP_PATIENCE).await;
+                self.trace.say(&self.name, "has stopped in order");
+                self.state.lock().standing = Standing::Down;
+            }
+            never = self.hand_over_when_asked(&node) => match never {},
+        }
+    }
+
+    async fn hand_over_when_asked(&self, node: &Node) -> std::convert::Infallible {
+        loop {
+            self.hand_over.notified().await;
+            let status = node.status();
+            let led = status.replicas.iter().find(|replica| replica.role == "leader");
+            let Some(range_id) = led.map(|replica| replica.range_id) else { continue };
+            let call = Call {
+                identity: Identity::system(),
+                deadline: Deadline::after(TRANSFER_MAX),
+                direct: true,
+            };
+            let request = TransferLeaderRequest { range_id, to_node_id: 0 };
+            let answer = match node.gateway().transfer_leader(&call, request).await {
+                Ok(answer) => format!("n{} leads range {range_id}", answer.leader_node_id),
+                Err(error) => format!("range {range_id} stays: {error}"),
+            };
+            self.trace.say(&self.name, answer);
+        }
+    }
+
+    fn end(&self, reason: &str) {
+        self.trace.say(&self.name, format_args!("has ended: {reason}"));
+        self.state.lock().standing = Standing::Ended(reason.to_owned());
+    }
+
+    /// What ends the process: its disk refuses everything from then on, so nothing it does until
+    /// the machine is taken away can last, and nothing that needs the disk is acknowledged.
+    fn fatal(self: Arc<Self>, disk: SimDisk) -> holdfast_node::registry::Fatal {
+        Arc::new(move |reason| {
+            // A node without power complains to nobody.
+            if !disk.is_cut() {
+                disk.cut_power();
+                self.end(&format!("aborted: {reason}"));
+            }
+        })
+    }
+
+    /// Work takes as long as the disk does: up to the run's latency, drawn anew each time.
+    fn workers(&self, entropy: &SimEntropy) -> Workers {
+        let (random, max) = (entropy.fork(), self.options.disk_latency_max);
+        let micros = u64::try_from(max.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
+        Workers::Tasks(Arc::new(move || Duration::from_micros(random.u64() % micros)))
+    }
+
+    fn config(&self) -> Config {
+        let sets = vec![
+            format!("listen.client=0.0.0.0:{CLIENT_PORT}"),
+            format!("listen.peer=0.0.0.0:{PEER_PORT}"),
+            "listen.http=".to_owned(),
+            "listen.insecure=true".to_owned(),
+            format!("advertise.client={}", self.client_address()),
+            format!("advertise.peer={}", self.peer_address()),
+            "node.data_dir=/data".to_owned(),
+            "runtime.reactors=1".to_owned(),
+            "runtime.job_threads=1".to_owned(),
+        ];
+        let sources = Sources { file: None, environment: Vec::new(), sets };
+        let mut config = Config::load(&sources).expect("these settings are valid");
+        // Below what users may set: tables, compactions and snapshots come within seconds.
+        config.engine.memtable_bytes = self.options.memtable_bytes;
+        config.engine.memtable_budget_bytes = 8 * self.options.memtable_bytes;
+        config.engine.cache_bytes = MIB;
+        config.engine.index_bytes = MIB;
+        config.journal.cache_bytes = MIB;
+        config.journal.retention_range_bytes = self.options.retention_bytes;
+        config
+    }
+}

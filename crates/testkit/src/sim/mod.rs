@@ -1,0 +1,30 @@
+//! Whole clusters in one thread: the real nodes, gRPC included, on simulated network, time, disks.
+//!
+//! Owns: machines with their disks and clocks, the network between them, faults, clients at work,
+//! the trace.
+//! Must never know: how a node works inside.
+//! Invariants:
+//! * Nothing of a run happens outside of its thread, so one seed is one run.
+//! * Faults are survivable: whatever a client was told must hold.
+//! * A run without traffic, or without the fault it was to show, has failed.
+//! Source: `reliability.md`; turmoil for network and time.
+
+mod clock;
+mod cluster;
+mod faults;
+mod load;
+mod machine;
+mod net;
+mod options;
+mod panics;
+mod process;
+mod run;
+mod trace;
+
+pub use cluster::{Cluster, LinkState, Violation};
+pub use faults::{FaultKind, Nemesis};
+pub use load::Outcomes;
+pub use machine::Standing;
+pub use options::Options;
+pub use run::{Report, run, run_with};
+pub use trace::Trace;

@@ -1,0 +1,3 @@
+//! Instruments against what they measure.
+
+mod sim;
