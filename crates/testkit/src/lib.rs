@@ -11,4 +11,6 @@
 
 pub mod check;
 pub mod history;
+pub mod kv;
 pub mod sim;
+pub mod workload;
