@@ -15,6 +15,18 @@ pub(crate) fn scratch() -> PathBuf {
     profile.parent().unwrap_or(&profile).join("tmp")
 }
 
+/// Keeps `text` in a file called `name` beside what was built, for who looks at a failed test.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn keep(name: &str, text: &[u8]) -> std::io::Result<PathBuf> {
+    let folder = scratch();
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name);
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
 /// The binary `name`.
 ///
 /// # Panics

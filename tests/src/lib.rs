@@ -22,7 +22,7 @@ mod scenario;
 mod wait;
 mod workload;
 
-pub use binaries::{binary, example};
+pub use binaries::{binary, example, keep};
 pub use cli::{Cli, Finished, Running};
 pub use cluster::{Cluster, Options};
 pub use history::{History, Outcome, Read, Seen, Write};

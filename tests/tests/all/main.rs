@@ -25,6 +25,7 @@ mod spread;
 mod transfers;
 mod ttl;
 mod watches;
+mod workloads;
 
 use holdfast_client::Client;
 
