@@ -1,7 +1,8 @@
 //! A simulated world: time that moves when told, seeded randomness, a disk that keeps only what
 //! was synced.
 //!
-//! Owns: [`SimTime`] and [`SimClock`], [`SimEntropy`] and [`Random`], [`SimDisk`] with its faults.
+//! Owns: [`SimTime`] and [`SimClock`], [`SimEntropy`] and [`Random`], [`SimDisk`] with its faults,
+//! [`Corpus`].
 //! Must never know: what the bytes on the disk mean, which test asks.
 //! Invariants:
 //! * The same seed and the same calls give the same world, on every machine.
@@ -10,6 +11,7 @@
 
 mod clock;
 mod content;
+mod corpus;
 mod disk;
 mod fault;
 mod file;
@@ -18,6 +20,7 @@ mod tree;
 
 pub use clock::{SimClock, SimTime};
 pub use content::{PAGE_BYTES, SECTOR_BYTES};
+pub use corpus::{Corpus, Target};
 pub use disk::{Call, DiskCounters, SimDisk, is_power_cut};
 pub use fault::{Effect, Fault, FaultId, Operation};
 pub use random::{Random, SimEntropy};

@@ -1,15 +1,13 @@
 //! Every decoder of the journal on its corpus, and on what is near to it.
 //!
-//! `tests/corpus/NAME/` holds inputs for the decoder NAME; what once did harm is kept there. Each
-//! run changes every input in `ROUNDS` ways, the same ones each time. Checksums are made right
-//! again after a change: they would keep it away from what is to be tested.
+//! Checksums are made right again after a change: they would keep it away from what is to be
+//! tested.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use holdfast_env::real::RealDisk;
-use holdfast_env::sim::{Random, SimClock, SimDisk, SimEntropy, SimTime};
+use holdfast_env::sim::{Corpus, SimClock, SimDisk, SimEntropy, SimTime, Target};
 use holdfast_env::{Disk, OpenMode};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -22,11 +20,6 @@ use crate::segment::{FileName, Segment, SegmentHeader};
 use crate::walk::parse_records;
 use crate::witness::Testimony;
 
-/// A decoder by name; says whether it took the bytes for what it knows.
-type Target = (&'static str, fn(&[u8]) -> bool);
-
-/// Changed inputs per input, unless `ROUNDS` says another number.
-const ROUNDS: u64 = 300;
 /// Seed of every checksum here.
 const SEED: u64 = 7;
 const SEGMENT_BYTES: u64 = 32 * 1024;
@@ -153,30 +146,17 @@ fn use_segment_file(bytes: &[u8]) -> bool {
     opened.is_ok_and(|(_, _, recovery)| !recovery.groups.is_empty())
 }
 
-fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    let files = RealDisk.list(&dir).unwrap().into_iter();
-    files.map(|path| (path.clone(), RealDisk.read(&path).unwrap())).collect()
+fn corpus() -> Corpus {
+    Corpus::of_crate(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
 fn every_decoder_takes_its_corpus_and_what_is_near_to_it_without_harm() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
-    for (name, target) in TARGETS {
-        let mut random = Random::new(rounds);
-        for (_, bytes) in corpus(name) {
-            target(&bytes);
-            for _ in 0..rounds {
-                target(&random.mutate(&bytes));
-            }
-        }
-    }
+    corpus().try_all(TARGETS);
 }
 
 #[test]
 fn every_decoder_still_knows_something_in_its_corpus() {
-    for (name, target) in TARGETS {
-        let known = corpus(name).iter().filter(|(_, bytes)| target(bytes)).count();
-        assert!(known > 0, "no input of {name} is whole: the format changed, the corpus did not");
-    }
+    let unknown = corpus().unknown(TARGETS);
+    assert!(unknown.is_empty(), "the format changed, the corpus did not: {unknown:?}");
 }

@@ -1,24 +1,16 @@
 //! Every decoder of the engine on its corpus, and on what is near to it.
 //!
-//! `tests/corpus/NAME/` holds inputs for the decoder NAME; what once did harm is kept there. Each
-//! run changes every input in `ROUNDS` ways, the same ones each time. Checksums are made right
-//! again after a change: they would keep it away from what is to be tested.
+//! Checksums are made right again after a change: they would keep it away from what is to be
+//! tested.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use holdfast_env::Disk;
-use holdfast_env::real::RealDisk;
-use holdfast_env::sim::Random;
+use holdfast_env::sim::{Corpus, Target};
 
 use crate::checksum;
 use crate::manifest::{Edit, decode_current, read_manifest};
 use crate::table::fuzz;
 
-/// A decoder by name; says whether it took the bytes for what it knows.
-pub(crate) type Target = (&'static str, fn(&[u8]) -> bool);
-
-/// Changed inputs per input, unless `ROUNDS` says another number.
-const ROUNDS: u64 = 300;
 /// Birth id of every file here.
 const BIRTH: u128 = 7;
 
@@ -63,30 +55,17 @@ fn use_current(bytes: &[u8]) -> bool {
     decode_current(&sealed).is_ok()
 }
 
-fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
-    let files = RealDisk.list(&dir).unwrap().into_iter();
-    files.map(|path| (path.clone(), RealDisk.read(&path).unwrap())).collect()
+fn corpus() -> Corpus {
+    Corpus::of_crate(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
 fn every_decoder_takes_its_corpus_and_what_is_near_to_it_without_harm() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
-    for (name, target) in targets() {
-        let mut random = Random::new(rounds);
-        for (_, bytes) in corpus(name) {
-            target(&bytes);
-            for _ in 0..rounds {
-                target(&random.mutate(&bytes));
-            }
-        }
-    }
+    corpus().try_all(targets());
 }
 
 #[test]
 fn every_decoder_still_knows_something_in_its_corpus() {
-    for (name, target) in targets() {
-        let known = corpus(name).iter().filter(|(_, bytes)| target(bytes)).count();
-        assert!(known > 0, "no input of {name} is whole: the format changed, the corpus did not");
-    }
+    let unknown = corpus().unknown(targets());
+    assert!(unknown.is_empty(), "the format changed, the corpus did not: {unknown:?}");
 }
