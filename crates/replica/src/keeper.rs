@@ -15,9 +15,13 @@ use crate::replica::Inner;
 /// Keys removed by one `Expire`: a millisecond of apply, which clients' commands wait for.
 const EXPIRE_KEYS_MAX: u32 = 128;
 /// Rest after an `Expire` that left some of a backlog, as a multiple of the time it took: many keys
-/// that expire at once get a third of the node, the less the busier it is. Leases, locks and
-/// sessions go first in every `Expire` and never wait behind keys.
+/// that expire at once get a third of the node, the less the busier it is.
 const EXPIRE_REST: u32 = 2;
+/// Longest such rest, however slow the node is: the other ranges' backlogs wait for it.
+const EXPIRE_REST_MAX: Duration = Duration::from_secs(1);
+/// How often a range that waits or rests looks for leases, locks and sessions that are due. They
+/// go first in every `Expire` and wait neither for a turn nor for a rest.
+const URGENT_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Pause after a proposal of our own was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Time a proposal of our own may take.
@@ -80,11 +84,36 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
 
 /// One `Expire` when it is this range's turn, and the rest that others shall have.
 async fn expire_of_backlog(inner: &Inner) -> bool {
-    let _turn = inner.admission.backlog_turn().await;
+    let turn = tokio::select! {
+        turn = inner.admission.backlog_turn() => turn,
+        () = urgent_due(inner) => return expire_once(inner).await,
+    };
     let begin = inner.clock.monotonic();
     let is_more = expire_once(inner).await;
-    sleep(inner.clock.monotonic().saturating_sub(begin) * EXPIRE_REST).await;
+    if is_more {
+        tokio::select! {
+            () = sleep(rest_after(inner.clock.monotonic().saturating_sub(begin))) => {}
+            () = urgent_due(inner) => {}
+        }
+    }
+    drop(turn);
     is_more
+}
+
+/// The rest after an `Expire` that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * EXPIRE_REST).min(EXPIRE_REST_MAX)
+}
+
+/// Ends when a lease, a lock or a session is due, and when this replica leads no longer.
+async fn urgent_due(inner: &Inner) {
+    while let Some(now_ms) = inner.leadership.stamp_ms() {
+        match inner.reader.next_urgent_due_ms() {
+            Ok(due) if due.is_none_or(|due_ms| due_ms > now_ms) => sleep(URGENT_LOOK_EVERY).await,
+            // Unreadable: the `Expire` that follows says so.
+            _ => return,
+        }
+    }
 }
 
 /// One `Expire`; whether there is more to remove.
@@ -176,5 +205,18 @@ pub(crate) async fn probe(inner: Arc<Inner>) {
             sleep(PROBE_EVERY).await;
         }
         inner.follower_reads.pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{EXPIRE_REST_MAX, rest_after};
+
+    #[test]
+    fn a_rest_grows_with_the_load_up_to_its_bound() {
+        assert_eq!(rest_after(Duration::from_millis(10)), Duration::from_millis(20));
+        assert_eq!(rest_after(Duration::from_secs(30)), EXPIRE_REST_MAX);
     }
 }

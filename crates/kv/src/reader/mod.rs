@@ -236,6 +236,16 @@ impl Reader {
         Ok(first)
     }
 
+    /// As [`Reader::next_due_ms`], of leases, locks and sessions alone: they are waited for.
+    ///
+    /// # Errors
+    /// As [`Reader::lease`].
+    pub fn next_urgent_due_ms(&self) -> Result<Option<u64>> {
+        let floors = **self.shared.floors.load();
+        let class = Class::Urgent;
+        self.shared.noted(first_due_ms(&self.engine, class, floors.of(class)))
+    }
+
     /// A hash of the whole logical state; see `hash.rs` for what it covers.
     ///
     /// Equal for two replicas at the same applied index, whatever their engines look like. Call it
