@@ -304,22 +304,46 @@ impl Picker<'_> {
     /// Something nobody may read any more and no growing level will ever push out: data that is
     /// no longer written to would keep its dead versions, and deleted data its place, for ever.
     fn garbage(&self) -> Option<Plan> {
-        for level in (1..LEVELS).rev() {
-            let tables = self.version.level(level).iter();
-            let mut due = tables.filter(|t| self.is_free(t) && self.is_reclaimable(t));
-            if let Some(plan) = due.find_map(|table| self.reclaim(level, table)) {
-                return Some(plan);
-            }
-        }
-        let plan = self.ranges().or_else(|| self.expired());
-        if plan.is_some() {
-            return plan;
-        }
-        // A mostly dead blob file holds on to its space, a table of an older span to foreign keys.
-        let plan = self.rewrite_where(|t| self.refers_to_dead(t));
-        if let Some(plan) = plan.or_else(|| self.rewrite_where(|t| self.is_foreign(t))) {
-            return Some(plan);
-        }
+        let reclaim = |level, table: &Arc<Table>| {
+            self.is_reclaimable(table).then(|| self.reclaim(level, table)).flatten()
+        };
+        self.deepest(LEVELS - 1, reclaim)
+            .or_else(|| self.merge_down_where(|level, t| self.hides_much(level, t)))
+            .or_else(|| self.spent_ranges())
+            .or_else(|| self.merge_down_where(|level, t| self.frees_much(level, t)))
+            // A mostly dead blob file holds on to its space, a table of an older span to foreign
+            // keys.
+            .or_else(|| self.rewrite_where(|t| self.refers_to_dead(t)))
+            .or_else(|| self.rewrite_where(|t| self.is_foreign(t)))
+            .or_else(|| self.tombstones_of_level0())
+    }
+
+    /// What `plan` makes of the first free table it takes, from the level `lowest` up to 1.
+    fn deepest(
+        &self,
+        lowest: usize,
+        plan: impl Fn(usize, &Arc<Table>) -> Option<Plan>,
+    ) -> Option<Plan> {
+        (1..=lowest).rev().find_map(|level| {
+            let mut free = self.version.level(level).iter().filter(|t| self.is_free(t));
+            free.find_map(|table| plan(level, table))
+        })
+    }
+
+    /// Brings a table down of which this is true: what it deletes lies beneath.
+    fn merge_down_where(&self, is_due: impl Fn(usize, &Arc<Table>) -> bool) -> Option<Plan> {
+        let merged = |level, table: &Arc<Table>| {
+            is_due(level, table).then(|| self.merge_down(level, table)).flatten()
+        };
+        let level0 = || {
+            let is_due = self.version.level(0).iter().any(|t| is_due(0, t));
+            is_due.then(|| self.level0()).flatten()
+        };
+        self.deepest(LEVELS - 2, merged).or_else(level0)
+    }
+
+    /// Level 0, once it is mostly tombstones that everybody may see.
+    fn tombstones_of_level0(&self) -> Option<Plan> {
         let level0 = self.version.level(0);
         let sum = |count: fn(&Properties) -> u64| -> u64 {
             level0.iter().map(|t| count(t.properties())).sum()
@@ -327,33 +351,7 @@ impl Picker<'_> {
         let is_mostly_tombstones =
             sum(Properties::tombstones) * TOMBSTONE_SHARE_LEVEL0 >= sum(Properties::records);
         let is_due = is_mostly_tombstones && level0.iter().all(|t| self.is_reclaimable(t));
-        if is_due { self.level0() } else { None }
-    }
-
-    /// Brings range tombstones down to much that they hide.
-    fn ranges(&self) -> Option<Plan> {
-        for level in (1..LEVELS - 1).rev() {
-            let tables = self.version.level(level).iter();
-            let mut due = tables.filter(|t| self.is_free(t) && self.hides_much(level, t));
-            if let Some(plan) = due.find_map(|table| self.merge_down(level, table)) {
-                return Some(plan);
-            }
-        }
-        let is_due = self.version.level(0).iter().any(|t| self.hides_much(0, t));
-        if is_due { self.level0() } else { self.spent_ranges() }
-    }
-
-    /// Brings tombstones down to what has expired, where that is much.
-    fn expired(&self) -> Option<Plan> {
-        for level in (1..LEVELS - 1).rev() {
-            let tables = self.version.level(level).iter();
-            let mut due = tables.filter(|t| self.is_free(t) && self.frees_much(level, t));
-            if let Some(plan) = due.find_map(|table| self.merge_down(level, table)) {
-                return Some(plan);
-            }
-        }
-        let is_due = self.version.level(0).iter().any(|t| self.frees_much(0, t));
-        if is_due { self.level0() } else { None }
+        is_due.then(|| self.level0()).flatten()
     }
 
     /// Whether the tombstones of a table would free so much beneath it that it is worth the
