@@ -219,6 +219,7 @@ impl Sources {
             total.sealed_memtables += stats.sealed_memtables;
             total.records += stats.records;
             total.garbage_records += stats.garbage_records;
+            total.range_tombstones += stats.range_tombstones;
             total.debt_bytes += stats.debt_bytes;
             total.filter_bytes += stats.filter_bytes;
             total.index_bytes += stats.index_bytes;
@@ -227,6 +228,7 @@ impl Sources {
             total.flushes += stats.flushes;
             total.flushed_bytes += stats.flushed_bytes;
             total.compactions += stats.compactions;
+            total.compaction_parts += stats.compaction_parts;
             total.compacted_bytes_in += stats.compacted_bytes_in;
             total.compacted_bytes_out += stats.compacted_bytes_out;
             total.dropped_records += stats.dropped_records;
@@ -235,6 +237,7 @@ impl Sources {
         page.gauge("tiered_replicas", "Replicas with tiered tables", tiered)?;
         page.gauge("table_records", "Records in all tables", total.records)?;
         page.gauge("table_garbage_records", "Records nobody reads", total.garbage_records)?;
+        page.gauge("range_tombstones", "Pieces in all tables", total.range_tombstones)?;
         page.gauge("flush_queue", "Memtables that wait for a flush", total.sealed_memtables)?;
         page.gauge("compaction_debt_bytes", "Bytes still to be compacted", total.debt_bytes)?;
         page.gauge("filter_bytes", "Memory of filters", total.filter_bytes)?;
@@ -244,6 +247,7 @@ impl Sources {
         page.counter("flushes", "Memtables flushed", total.flushes)?;
         page.counter("flushed_bytes", "Bytes flushes wrote", total.flushed_bytes)?;
         page.counter("compactions", "Compactions done", total.compactions)?;
+        page.counter("compaction_parts", "Jobs these were cut into", total.compaction_parts)?;
         page.counter("compacted_in_bytes", "Bytes compactions read", total.compacted_bytes_in)?;
         page.counter("compacted_out_bytes", "Bytes compactions wrote", total.compacted_bytes_out)?;
         page.counter("dropped_records", "Records left out for good", total.dropped_records)
