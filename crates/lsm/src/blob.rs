@@ -23,6 +23,7 @@
 //!   8  offset  u64   where the stored block begins
 //!  16  bytes   u32   its length, trailer included
 //!  20  raw     u32   length of the value
+//!  24  expiry  u64   when the value expires, ms of range time; 2^64 - 1 if never
 //! ```
 //! Source: Lu et al., WiscKey (FAST 2016); RocksDB's integrated BlobDB.
 
@@ -48,7 +49,7 @@ const VERSION: u32 = 1;
 /// Bytes of a header.
 pub(crate) const HEADER_BYTES: usize = 40;
 /// Bytes of a reference.
-pub(crate) const REFERENCE_BYTES: usize = 24;
+pub(crate) const REFERENCE_BYTES: usize = 32;
 
 /// Where a long value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,12 @@ pub(crate) struct BlobRef {
     pub(crate) handle: Handle,
     /// Length of the value, bytes.
     pub(crate) raw: u32,
+    /// When the value expires; compactions are planned without a look at it.
+    pub(crate) expires_at: Option<u64>,
 }
+
+/// Expiry of what never expires.
+const NEVER_MS: u64 = u64::MAX;
 
 impl BlobRef {
     pub(crate) fn encode(&self) -> [u8; REFERENCE_BYTES] {
@@ -65,7 +71,8 @@ impl BlobRef {
         out[..8].copy_from_slice(&self.file.to_le_bytes());
         out[8..16].copy_from_slice(&self.handle.offset.to_le_bytes());
         out[16..20].copy_from_slice(&self.handle.bytes.to_le_bytes());
-        out[20..].copy_from_slice(&self.raw.to_le_bytes());
+        out[20..24].copy_from_slice(&self.raw.to_le_bytes());
+        out[24..].copy_from_slice(&self.expires_at.unwrap_or(NEVER_MS).to_le_bytes());
         out
     }
 
@@ -73,7 +80,9 @@ impl BlobRef {
         let mut decoder = Decoder::new(bytes);
         let file = decoder.u64()?;
         let handle = Handle { offset: decoder.u64()?, bytes: decoder.u32()? };
-        let reference = Self { file, handle, raw: decoder.u32()? };
+        let raw = decoder.u32()?;
+        let expires_at = Some(decoder.u64()?).filter(|at_ms| *at_ms != NEVER_MS);
+        let reference = Self { file, handle, raw, expires_at };
         (decoder.is_empty() && reference.raw as usize <= VALUE_BYTES_MAX).then_some(reference)
     }
 }
@@ -221,12 +230,12 @@ impl BlobWriter {
         self.sink.position()
     }
 
-    /// Appends a value.
-    pub(crate) fn add(&mut self, value: &[u8]) -> Result<BlobRef> {
+    /// Appends a value, which expires at `expires_at` if at all.
+    pub(crate) fn add(&mut self, value: &[u8], expires_at: Option<u64>) -> Result<BlobRef> {
         let handle = self.sink.append_block(value, self.compression);
         self.sink.write_if_full()?;
         let raw = u32::try_from(value.len()).expect("values are bounded");
-        Ok(BlobRef { file: self.sink.number(), handle, raw })
+        Ok(BlobRef { file: self.sink.number(), handle, raw, expires_at })
     }
 
     /// Writes what is left and makes the file durable (its directory entry is the caller's).
@@ -242,10 +251,12 @@ mod tests {
     #[test]
     fn reference_is_read_as_it_was_written_and_a_cut_one_is_refused() {
         let handle = Handle { offset: 1 << 40, bytes: 70_000 };
-        let reference = BlobRef { file: 7, handle, raw: 69_000 };
+        let reference = BlobRef { file: 7, handle, raw: 69_000, expires_at: Some(5) };
         let bytes = reference.encode();
         assert_eq!(BlobRef::decode(&bytes), Some(reference));
-        assert_eq!(BlobRef::decode(&bytes[..23]), None);
+        let lasting = BlobRef { expires_at: None, ..reference };
+        assert_eq!(BlobRef::decode(&lasting.encode()), Some(lasting));
+        assert_eq!(BlobRef::decode(&bytes[..31]), None);
         let long = BlobRef { raw: u32::MAX, ..reference };
         assert_eq!(BlobRef::decode(&long.encode()), None);
     }

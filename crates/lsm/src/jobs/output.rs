@@ -134,7 +134,7 @@ impl<'a> Output<'a> {
         }
         let expires = self.expires_at(family, value);
         let value_bytes = value.len();
-        let value = self.place(value)?;
+        let value = self.place(value, expires)?;
         // The writer stays where it is: to take it out and put it back for every record would copy
         // a kilobyte.
         let Some(writer) = &mut self.writer else { return Ok(()) };
@@ -157,10 +157,11 @@ impl<'a> Output<'a> {
         self.tree.home.shared.has_room_in_cache()
     }
 
-    /// When a value expires, if it does and is at hand.
+    /// When a value expires, if it does.
     fn expires_at(&self, family: Family, value: Stored<'_>) -> Option<u64> {
         match (value, self.tree.options.expires_at) {
             (Stored::Inline(value), Some(ExpiresAt(of))) if family == Family::Data => of(value),
+            (Stored::Blob(reference), _) => reference.expires_at,
             _ => None,
         }
     }
@@ -238,7 +239,7 @@ impl<'a> Output<'a> {
     }
 
     /// Writes a long value to a blob file and returns what is left for the table.
-    fn place<'v>(&mut self, value: Stored<'v>) -> Result<Stored<'v>> {
+    fn place<'v>(&mut self, value: Stored<'v>, expires: Option<u64>) -> Result<Stored<'v>> {
         let Stored::Inline(bytes) = value else { return Ok(value) };
         let options = &self.tree.options;
         if bytes.len() < options.blob_bytes_min {
@@ -251,7 +252,7 @@ impl<'a> Output<'a> {
             Some(writer) => writer,
             None => self.begin_blob()?,
         };
-        let reference = writer.add(bytes)?;
+        let reference = writer.add(bytes, expires)?;
         self.blob_writer = Some(writer);
         Ok(Stored::Blob(reference))
     }

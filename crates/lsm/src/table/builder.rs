@@ -309,7 +309,12 @@ mod tests {
 
     #[test]
     fn a_reference_is_read_as_it_was_written() {
-        let reference = BlobRef { file: 3, handle: Handle { offset: 9, bytes: 50 }, raw: 70_000 };
+        let reference = BlobRef {
+            file: 3,
+            handle: Handle { offset: 9, bytes: 50 },
+            raw: 70_000,
+            expires_at: None,
+        };
         let mut builder = BlockBuilder::new(4);
         builder.add(b"k", 1, 0, Stored::Blob(reference));
         let block = Block::new(builder.finish().into()).unwrap();

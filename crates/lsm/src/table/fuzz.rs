@@ -2,11 +2,12 @@
 //!
 //! Checksums keep damage away from the decoders; these tests are for the day they do not.
 
+use holdfast_env::sim::Target;
 use proptest::prelude::*;
 
 use crate::blob::BlobRef;
 use crate::checksum;
-use crate::fuzz::{Target, put};
+use crate::fuzz::put;
 use crate::manifest::Edit;
 use crate::table::block::{Block, Found, Stored};
 use crate::table::builder::BlockBuilder;
@@ -111,7 +112,7 @@ fn a_block() -> Vec<u8> {
         let value = match n % 3 {
             0 => Stored::Tombstone,
             1 => Stored::Inline(&value),
-            _ => Stored::Blob(BlobRef { file: 1, handle, raw: 60 }),
+            _ => Stored::Blob(BlobRef { file: 1, handle, raw: 60, expires_at: None }),
         };
         builder.add(key.as_bytes(), u64::from(n) + 30, n, value);
     }

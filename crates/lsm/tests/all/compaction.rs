@@ -84,9 +84,9 @@ fn first_number(value: &[u8]) -> Option<u64> {
 
 /// What is left of a table of expired keys, a third of which are deleted, beneath as many live
 /// ones: too few tombstones to count by themselves.
-fn left_beneath_live_keys(expires_at: Option<ExpiresAt>) -> (u64, World) {
-    let options = EngineOptions { memtable_bytes: 8 << 20, expires_at, ..small_options() };
-    let mut world = World::new(EngineOptions { level0_tables: 4, ..options });
+fn left_beneath_live_keys(options: EngineOptions) -> (u64, World) {
+    let options = EngineOptions { memtable_bytes: 8 << 20, level0_tables: 4, ..options };
+    let mut world = World::new(options);
     let key = |n: u32, kind: &str| Bytes::from(format!("key-{n:05}-{kind}"));
     let value = |at: u32| Some(Bytes::from(format!("{at} {}", "v".repeat(80))));
     for n in 0..1_000 {
@@ -112,8 +112,9 @@ fn left_beneath_live_keys(expires_at: Option<ExpiresAt>) -> (u64, World) {
 
 #[test]
 fn tombstones_come_down_early_to_what_has_expired_and_nothing_else_is_lost() {
-    let (guided, world) = left_beneath_live_keys(Some(ExpiresAt(first_number)));
-    let (unguided, _) = left_beneath_live_keys(None);
+    let expires_at = Some(ExpiresAt(first_number));
+    let (guided, world) = left_beneath_live_keys(EngineOptions { expires_at, ..small_options() });
+    let (unguided, _) = left_beneath_live_keys(small_options());
     assert!(unguided > 2_300, "they wait for more to come: {unguided} records");
     assert!(guided < 1_700, "{guided} records");
     let gone_by = world.model.point.clock_ms;
@@ -122,6 +123,18 @@ fn tombstones_come_down_early_to_what_has_expired_and_nothing_else_is_lost() {
     let at = world.model.point;
     let expired = world.engine.get(Family::Data, b"key-00001-mortal", at).unwrap();
     assert!(expired.is_some(), "expired, and not deleted: it stays");
+}
+
+#[test]
+fn tombstones_come_down_early_to_what_has_expired_in_blob_files() {
+    let options = EngineOptions { blob_bytes_min: 64, ..small_options() };
+    let expires_at = Some(ExpiresAt(first_number));
+    let (guided, world) = left_beneath_live_keys(EngineOptions { expires_at, ..options.clone() });
+    let (unguided, _) = left_beneath_live_keys(options);
+    assert!(world.engine.stats().blob_files > 0);
+    assert!(unguided > 2_300, "they wait for more to come: {unguided} records");
+    assert!(guided < 1_700, "{guided} records");
+    world.check();
 }
 
 #[test]
