@@ -1,4 +1,5 @@
-//! Files and directories nobody refers to any more, waiting for a job to delete them.
+//! Files and directories nobody refers to any more, and cached blocks of such, waiting for a job
+//! to be rid of them.
 //!
 //! The last reader of an old version may be anyone, also a request thread that must not wait for
 //! an unlink of a large file; it only leaves the name here.
@@ -10,18 +11,26 @@ use holdfast_env::Disk;
 use holdfast_env::sync::Mutex;
 
 use crate::error::{Error, Result};
+use crate::shared::Shared;
+use crate::table::Leftover;
 
-/// A name to be deleted.
+/// What is to go.
 #[derive(Debug)]
 pub(crate) enum Grave {
     File(PathBuf),
     Directory(PathBuf),
+    /// What the block cache still holds of a table.
+    Cached(Leftover),
 }
 
 impl Grave {
     /// Deletes it; it is fine if somebody else already has.
-    pub(crate) fn clear(&self, disk: &dyn Disk) -> Result<()> {
+    pub(crate) fn clear(&self, disk: &dyn Disk, shared: &Shared) -> Result<()> {
         let (path, outcome) = match self {
+            Self::Cached(leftover) => {
+                leftover.uncache(shared);
+                return Ok(());
+            }
             Self::File(path) => (path, disk.remove_file(path)),
             Self::Directory(path) => (path, disk.remove_dir_all(path)),
         };
@@ -48,7 +57,7 @@ struct Inner {
 }
 
 impl Graveyard {
-    /// Leaves a name to be deleted. At most one per table or generation the engine ever had.
+    /// Leaves something to be deleted. At most two per table or generation the engine ever had.
     pub(crate) fn bury(&self, grave: Grave) {
         self.inner.lock().graves.push(grave);
     }

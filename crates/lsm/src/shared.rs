@@ -19,9 +19,6 @@ const BLOCK_BYTES_EXPECTED: u64 = 8 << 10;
 /// What the cache itself takes for an entry, bytes.
 const ENTRY_BYTES: u64 = 64;
 
-/// One part in so many of the memtable budget may be memory kept for the next memtable.
-const POOL_SHARE: u64 = 4;
-
 /// Options of [`Shared`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedOptions {
@@ -140,7 +137,7 @@ type FileCache = Cache<u64, Arc<dyn File>, quick_cache::UnitWeighter, Numbers>;
 /// One per node, handed to every engine.
 pub struct Shared {
     options: SharedOptions,
-    memtable_bytes: AtomicU64,
+    memtable_bytes: Arc<AtomicU64>,
     chunks: Arc<ChunkPool>,
     budget: Option<IoBudget>,
     blocks: BlockCache,
@@ -163,7 +160,7 @@ impl fmt::Debug for Shared {
 pub struct SharedStats {
     /// Memory all memtables hold, bytes.
     pub memtable_bytes: u64,
-    /// Memory kept for the next memtables, bytes: at most a quarter of their budget.
+    /// Memory kept for the next memtables, bytes: at most what these leave of their budget.
     pub pooled_bytes: u64,
     /// Memory the block cache holds, bytes.
     pub cache_bytes: u64,
@@ -198,10 +195,12 @@ impl Shared {
             Numbers::default(),
             DefaultLifecycle::default(),
         );
-        let chunks = Arc::new(ChunkPool::new(options.memtable_budget_bytes / POOL_SHARE));
+        let memtable_bytes = Arc::new(AtomicU64::new(0));
+        let chunks =
+            Arc::new(ChunkPool::new(options.memtable_budget_bytes, memtable_bytes.clone()));
         Ok(Self {
             options,
-            memtable_bytes: AtomicU64::new(0),
+            memtable_bytes,
             chunks,
             budget: None,
             blocks,
@@ -294,6 +293,19 @@ impl Shared {
     pub(crate) fn cache_partition(&self, key: BlockKey, partition: Arc<Partition>) {
         self.blocks_read.fetch_add(1, Ordering::Relaxed);
         self.blocks.insert(key, Cached::Partition(partition));
+    }
+
+    /// Takes a partition out of the cache.
+    pub(crate) fn take_partition(&self, key: &BlockKey) -> Option<Arc<Partition>> {
+        match self.blocks.remove(key)?.1 {
+            Cached::Partition(partition) => Some(partition),
+            Cached::Content(_) => None,
+        }
+    }
+
+    /// Takes a block of which nobody will ask any more out of the cache.
+    pub(crate) fn uncache(&self, key: &BlockKey) {
+        self.blocks.remove(key);
     }
 
     /// Whether so many bytes more of filters and indexes may be kept.

@@ -180,7 +180,7 @@ impl Job {
 /// Deletes what it can; what failed stays for a later job.
 fn clean(tree: &Tree, graves: &mut Vec<Grave>) -> Result<()> {
     while let Some(grave) = graves.last() {
-        grave.clear(tree.home.disk.as_ref())?;
+        grave.clear(tree.home.disk.as_ref(), &tree.home.shared)?;
         graves.pop();
     }
     Ok(())

@@ -12,10 +12,12 @@
 //!   its read point does not cover.
 #![allow(unsafe_code)]
 
-use std::sync::OnceLock;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use holdfast_env::sync::{AtomicUsize, Ordering as Sync};
 
+use crate::memtable::arena::{Chunk, ChunkPool};
 use crate::memtable::node::{Link, NodeId, NodeRef};
 
 /// Slots of the smallest table, as a power of two.
@@ -29,13 +31,31 @@ const FULL_EIGHTHS: usize = 3;
 /// Nodes that go into it at every insert: all of a list whose keys have up to two versions on
 /// average are in before half of the slots are taken.
 const FILL_PER_INSERT: usize = 8;
+/// Smaller tables are not worth keeping for the next list.
+const POOLED_BYTES_MIN: usize = 128 * 1024;
 const TABLES: usize = (SLOTS_LOG2_MAX - SLOTS_LOG2_MIN) / GROWTH_LOG2 + 1;
 
 /// See the module.
 pub(super) struct KeyIndex {
-    tables: [OnceLock<Box<[Link]>>; TABLES],
+    tables: [OnceLock<Slots>; TABLES],
+    pool: Arc<ChunkPool>,
     /// The table in use.
     current: AtomicUsize,
+}
+
+/// The slots of a table.
+struct Slots(Chunk);
+
+impl Deref for Slots {
+    type Target = [Link];
+
+    #[inline]
+    fn deref(&self) -> &[Link] {
+        let count = self.0.bytes() / size_of::<Link>();
+        // SAFETY: a chunk is aligned for links, was zeros, which is a link to nowhere, and is
+        // changed by way of these links alone until it goes back to the pool.
+        unsafe { std::slice::from_raw_parts(self.0.memory().cast::<Link>().as_ptr(), count) }
+    }
 }
 
 /// How far the next table is filled; the list's one writer keeps it.
@@ -47,16 +67,18 @@ pub(super) struct Growth {
 }
 
 impl KeyIndex {
-    /// An index that takes `keys` keys without growing.
-    pub(super) fn with_capacity(keys: usize) -> Self {
+    /// An index that takes `keys` keys without growing; its tables come from `pool` and go back
+    /// there.
+    pub(super) fn with_capacity(keys: usize, pool: Arc<ChunkPool>) -> Self {
         let fits = |table: &usize| slots(*table) / 8 * FULL_EIGHTHS >= keys;
         let current = (0..TABLES).find(fits).unwrap_or(TABLES - 1);
-        Self { tables: [const { OnceLock::new() }; TABLES], current: AtomicUsize::new(current) }
+        let tables = [const { OnceLock::new() }; TABLES];
+        Self { tables, pool, current: AtomicUsize::new(current) }
     }
 
     /// Memory held, bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.tables.iter().filter_map(OnceLock::get).map(|t| size_of_val::<[Link]>(t)).sum()
+        self.tables.iter().filter_map(OnceLock::get).map(|t| t.0.bytes()).sum()
     }
 
     /// The newest node of `key`.
@@ -137,17 +159,24 @@ impl KeyIndex {
 
     /// The table with this number, made if it has not been yet.
     fn table(&self, number: usize) -> Option<&[Link]> {
-        Some(self.tables.get(number)?.get_or_init(|| allocate(number)))
+        let allocate = || Slots(self.pool.take_table(slots(number) * size_of::<Link>()));
+        Some(self.tables.get(number)?.get_or_init(allocate))
+    }
+}
+
+impl Drop for KeyIndex {
+    fn drop(&mut self) {
+        for table in self.tables.iter_mut().filter_map(OnceLock::take) {
+            if table.0.bytes() >= POOLED_BYTES_MIN {
+                self.pool.give_table(table.0);
+            }
+        }
     }
 }
 
 /// Slots of the table with this number.
 fn slots(table: usize) -> usize {
     1 << (SLOTS_LOG2_MIN + GROWTH_LOG2 * table)
-}
-
-fn allocate(table: usize) -> Box<[Link]> {
-    (0..slots(table)).map(|_| Link::default()).collect()
 }
 
 /// Puts `node` into the slot of its key; into a taken one only if it `is_newest` of equal ones.

@@ -8,6 +8,7 @@
 
 mod arena;
 mod key_index;
+mod log;
 mod node;
 mod ranges;
 mod skiplist;

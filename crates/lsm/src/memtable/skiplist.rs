@@ -20,6 +20,7 @@ use holdfast_env::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering as
 
 use crate::memtable::arena::ChunkPool;
 use crate::memtable::key_index::{Growth, KeyIndex};
+use crate::memtable::log::NodeLog;
 use crate::memtable::node::{Entry, Link, NodeId, NodeRef, Nodes, Prefix, Target};
 
 /// Levels of the tallest node; with one in four rising this serves 16 million nodes.
@@ -67,10 +68,7 @@ struct Inner {
     fingers: Vec<Finger>,
     /// The finger of the last insert.
     last: usize,
-    /// Every node in the order of insertion.
-    log: Vec<NodeId>,
-    /// Whether that is the order of sequence numbers, too.
-    is_log_sorted: bool,
+    log: NodeLog,
     growth: Growth,
 }
 
@@ -80,18 +78,17 @@ impl SkipList {
         let keys_expected = before.map_or(0, Self::keys);
         let prefix = before.map_or_else(Prefix::default, |b| Prefix::behind(b.common_bytes()));
         let inner = Inner {
-            nodes: Nodes::new(pool),
+            nodes: Nodes::new(pool.clone()),
             random: 0x9e37_79b9_7f4a_7c15,
             fingers: vec![Finger::default()],
             last: 0,
-            log: Vec::new(),
-            is_log_sorted: true,
+            log: NodeLog::default(),
             growth: Growth::default(),
         };
         Self {
             head: Default::default(),
             prefix,
-            index: KeyIndex::with_capacity(keys_expected),
+            index: KeyIndex::with_capacity(keys_expected, pool),
             height: AtomicUsize::new(1),
             bytes: AtomicUsize::new(0),
             keys: AtomicUsize::new(0),
@@ -158,17 +155,8 @@ impl SkipList {
     /// Cost: a look at those entries alone, if insertion followed the sequence numbers; at all
     /// otherwise. Holds up the writer while their addresses are copied.
     pub(crate) fn logged(self: &Arc<Self>, seq_min: u64, seq_max: u64) -> Logged {
-        let inner = self.inner.lock();
         // SAFETY: logged nodes are nodes of this list, which outlives this call.
-        let seq = |id: &NodeId| unsafe { NodeRef::of(*id) }.map_or(0, NodeRef::seq);
-        let nodes = if inner.is_log_sorted {
-            let start = inner.log.partition_point(|id| seq(id) < seq_min);
-            let end = inner.log.partition_point(|id| seq(id) <= seq_max);
-            inner.log.get(start..end).unwrap_or_default().to_vec()
-        } else {
-            let is_wanted = |id: &&NodeId| (seq_min..=seq_max).contains(&seq(id));
-            inner.log.iter().filter(is_wanted).copied().collect()
-        };
+        let nodes = unsafe { self.inner.lock().log.between(seq_min, seq_max) };
         Logged { _list: self.clone(), nodes, at: 0 }
     }
 
@@ -262,7 +250,7 @@ impl Writer<'_> {
         if height > list.height.load(Sync::Relaxed) {
             list.height.store(height, Sync::Relaxed);
         }
-        self.inner.append_to_log(id, seq);
+        self.inner.log.push(id, seq);
         // SAFETY: the node belongs to this list.
         let is_new = unsafe { list.index.put(&self.inner.growth, node) };
         list.keys.store(list.keys() + usize::from(is_new), Sync::Relaxed);
@@ -348,9 +336,7 @@ impl Writer<'_> {
 impl Inner {
     /// Memory held, bytes.
     fn bytes(&self) -> usize {
-        self.nodes.bytes()
-            + self.log.capacity() * size_of::<NodeId>()
-            + self.fingers.capacity() * size_of::<Finger>()
+        self.nodes.bytes() + self.log.bytes() + self.fingers.capacity() * size_of::<Finger>()
     }
 
     fn splice_mut(&mut self) -> &mut [NodeId; HEIGHT_MAX] {
@@ -373,13 +359,6 @@ impl Inner {
             *finger = Finger { tag, ..Finger::default() };
         }
         is_known
-    }
-
-    fn append_to_log(&mut self, id: NodeId, seq: u64) {
-        // SAFETY: the last logged node is one of the list this belongs to.
-        let last = self.log.last().and_then(|id| unsafe { NodeRef::of(*id) });
-        self.is_log_sorted &= last.is_none_or(|last| last.seq() <= seq);
-        self.log.push(id);
     }
 
     /// 1 with probability ¾, 2 with ¾ of the rest, and so on.
@@ -491,7 +470,7 @@ mod tests {
     use super::*;
 
     fn pool() -> Arc<ChunkPool> {
-        Arc::new(ChunkPool::new(0))
+        Arc::new(ChunkPool::new(0, Arc::default()))
     }
 
     /// A poor hash: keys collide, so that probing is tested.

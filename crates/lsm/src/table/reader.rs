@@ -16,6 +16,7 @@ use crate::graveyard::{Grave, Graveyard};
 use crate::shared::{BlockKey, Shared};
 use crate::table::block::{Block, Found, Parsed, Stored};
 use crate::table::format::{Handle, load_block};
+use crate::table::leftover::Leftover;
 use crate::table::partition::{PartRef, Partition};
 use crate::table::parts::{Parts, Section, load_partition, missing_is_corrupt, read_block};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
@@ -595,6 +596,9 @@ impl Drop for Table {
         let (checks, useful) = self.filter_counts();
         self.home.graveyard.bury_counts(checks, useful);
         if self.is_obsolete.load(Ordering::Relaxed) {
+            let (top, kept) = (std::mem::take(&mut self.top), std::mem::take(&mut self.kept));
+            let leftover = Leftover { opened_as: self.opened_as, top, kept };
+            self.home.graveyard.bury(Grave::Cached(leftover));
             self.home.graveyard.bury(Grave::File(std::mem::take(&mut self.path)));
         }
     }
