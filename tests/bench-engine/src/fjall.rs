@@ -10,6 +10,10 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 
 use crate::store::{Key, Settings, Store};
 
+/// With one thread a flush and a compaction of 10 M keys wait for each other for ever (3.1);
+/// RocksDB has two as well.
+const WORKERS: usize = 2;
+
 struct Fjall {
     database: Database,
     keyspace: Keyspace,
@@ -20,7 +24,7 @@ pub fn open(dir: &Path, settings: Settings) -> Result<Box<dyn Store>> {
         .cache_size(settings.cache_bytes)
         .manual_journal_persist(true)
         .journal_compression(CompressionType::None)
-        .worker_threads(1)
+        .worker_threads(WORKERS)
         .open()?;
     let keyspace = database.keyspace("bench", || {
         let bits = BloomConstructionPolicy::BitsPerKey(settings.filter_bits as f32);

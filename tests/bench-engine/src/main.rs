@@ -84,7 +84,7 @@ fn main() -> Result<ExitCode> {
     for (engine, open) in ENGINES.iter().filter(|(name, _)| wanted(name)) {
         let dir = root.join(engine);
         fs::create_dir_all(&dir)?;
-        let mut run = Run::new(*open, Settings::default(), arguments.keys);
+        let mut run = Run::new(engine, *open, Settings::holding(arguments.keys), arguments.keys);
         run.all(&dir).with_context(|| (*engine).to_owned())?;
         shown.push(Shown { engine, figures: run.figures });
     }

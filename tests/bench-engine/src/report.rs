@@ -82,7 +82,8 @@ fn number(value: f64) -> String {
     if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-fn cell(figure: &Figure) -> String {
+/// A figure in words.
+pub fn cell(figure: &Figure) -> String {
     match figure.cpu {
         Some(cpu) => format!("{} {} (cpu {})", number(figure.value), figure.unit, number(cpu)),
         None => format!("{} {}", number(figure.value), figure.unit),

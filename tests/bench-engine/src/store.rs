@@ -22,10 +22,14 @@ pub struct Settings {
     pub level_base_bytes: u64,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+/// Bytes of cache per key: enough for the blocks of all of them, and room to spare.
+const CACHE_BYTES_PER_KEY: u64 = 2 * (KEY_BYTES + VALUE_BYTES) as u64;
+
+impl Settings {
+    /// A cache that holds so many keys.
+    pub fn holding(keys: u64) -> Self {
         Self {
-            cache_bytes: 2 << 30,
+            cache_bytes: keys * CACHE_BYTES_PER_KEY,
             memtable_bytes: 64 << 20,
             block_bytes: 8 << 10,
             filter_bits: 10,

@@ -1,8 +1,11 @@
 //! How long the slowest operations take, in peace and beside flushes and compactions.
 //!
-//! One thread reads as fast as it can. For the second part it also writes, at four fifths of the
-//! rate the engine was seen to sustain, in between. What an operation waited for a processor is
-//! not the engine's doing: the kernel tells how long that was.
+//! One thread reads at a fixed rate. For the second part it also writes, at four fifths of the rate
+//! the engine was seen to sustain, in between. The rate of reads is the same in both parts because
+//! the machine interrupts a thread so many times in a second, and so one read in a thousand as soon
+//! as reads are few: as fast as it can would compare one read in a thousand of many with one of
+//! few. What an operation waited for a processor is not the engine's doing: the kernel tells how
+//! long that was.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,6 +20,8 @@ use crate::workload::{BATCH, Figure, Random};
 const PROBE_SHARE: u64 = 2;
 /// Share of that rate at which is written while tails are measured, per cent.
 const RATE_PERCENT: u32 = 80;
+/// Time from one read to the next, where writes leave it.
+const READ_EVERY: Duration = Duration::from_micros(20);
 /// How long each part runs.
 const PART: Duration = Duration::from_secs(20);
 /// Operations between two looks at how long the thread has waited for a processor.
@@ -90,14 +95,18 @@ impl Tails {
         let mut seen = Seen::default();
         let waits = Waits::open()?;
         let begin = Instant::now();
-        let (mut due, mut count) = (begin, 0_u64);
+        let (mut read_due, mut write_due, mut count) = (begin, begin, 0_u64);
         let mut waited = waits.read()?;
         while begin.elapsed() < PART {
+            let is_write = interval.is_some() && Instant::now() >= write_due;
+            if !is_write && Instant::now() < read_due {
+                std::hint::spin_loop();
+                continue;
+            }
             if count.is_multiple_of(LOOK_EVERY) {
                 waited = waits.read()?;
             }
             count += 1;
-            let is_write = interval.is_some() && Instant::now() >= due;
             let wanted = key(self.random.next() % self.keys);
             let start = Instant::now();
             if is_write {
@@ -106,15 +115,17 @@ impl Tails {
                 store.get(&wanted)?;
             }
             let took = start.elapsed();
-            let micros = u32::try_from(took.as_nanos() / 100).unwrap_or(u32::MAX);
-            if is_write { &mut seen.writes } else { &mut seen.reads }.push(micros);
+            let tenths = u32::try_from(took.as_nanos() / 100).unwrap_or(u32::MAX);
+            if is_write { &mut seen.writes } else { &mut seen.reads }.push(tenths);
             if took > STALL || took > seen.longest {
                 let own = took.saturating_sub(waits.read()?.saturating_sub(waited));
                 seen.longest = seen.longest.max(own);
                 seen.stalls += u64::from(own > STALL);
             }
-            if is_write {
-                due += interval.unwrap_or_default();
+            match interval {
+                Some(interval) if is_write => write_due += interval,
+                // Reads that writes left no time for are not made up for.
+                _ => read_due = (read_due + READ_EVERY).max(start),
             }
         }
         Ok(seen)

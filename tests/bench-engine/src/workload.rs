@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::report;
 use crate::store::{Open, Settings, Store, VALUE_BYTES, key};
 use crate::tails::Tails;
 
@@ -33,6 +34,7 @@ pub struct Figure {
 
 /// The state of the runs of one engine.
 pub struct Run {
+    engine: &'static str,
     open: Open,
     settings: Settings,
     keys: u64,
@@ -42,8 +44,9 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn new(open: Open, settings: Settings, keys: u64) -> Self {
+    pub fn new(engine: &'static str, open: Open, settings: Settings, keys: u64) -> Self {
         let mut run = Self {
+            engine,
             open,
             settings,
             keys,
@@ -133,13 +136,13 @@ impl Run {
             store.write(&[(key(0), &values[..VALUE_BYTES])])?;
             store.settle()?;
         }
-        self.figures.push(Figure { name, value: foreground, cpu: Some(cpu), unit: "ns" });
+        self.time(name, foreground, cpu);
         let settled = match name {
             "sequential fill" => "sequential fill, settled",
             "random fill" => "random fill, settled",
             _ => "overwrite, settled",
         };
-        self.figures.push(Figure { name: settled, value: all, cpu: Some(cpu), unit: "ns" });
+        self.time(settled, all, cpu);
         Ok(())
     }
 
@@ -195,7 +198,7 @@ impl Run {
             }
         }
         let (value, cpu) = watch.read(operations);
-        self.figures.push(Figure { name: "mixed 90/10", value, cpu: Some(cpu), unit: "ns" });
+        self.time("mixed 90/10", value, cpu);
         Ok(())
     }
 
@@ -203,7 +206,9 @@ impl Run {
     fn tails(&mut self, path: &Path) -> Result<()> {
         let mut store = (self.open)(path, self.settings)?;
         let tails = Tails::new(self.keys, self.values[..VALUE_BYTES].to_vec());
-        self.figures.extend(tails.run(store.as_mut())?);
+        for figure in tails.run(store.as_mut())? {
+            self.note(figure);
+        }
         Ok(())
     }
 
@@ -218,12 +223,22 @@ impl Run {
             ensure!(operation(self.next_random())? > 0, "{name} found nothing");
         }
         let (value, cpu) = watch.read(count);
-        self.figures.push(Figure { name, value, cpu: Some(cpu), unit: "ns" });
+        self.time(name, value, cpu);
         Ok(())
     }
 
     fn figure(&mut self, name: &'static str, value: f64, unit: &'static str) {
-        self.figures.push(Figure { name, value, cpu: None, unit });
+        self.note(Figure { name, value, cpu: None, unit });
+    }
+
+    fn time(&mut self, name: &'static str, value: f64, cpu: f64) {
+        self.note(Figure { name, value, cpu: Some(cpu), unit: "ns" });
+    }
+
+    /// Keeps a figure, and says it at once: a whole run takes half an hour.
+    fn note(&mut self, figure: Figure) {
+        eprintln!("{}: {}: {}", self.engine, figure.name, report::cell(&figure));
+        self.figures.push(figure);
     }
 
     fn next_random(&mut self) -> u64 {
