@@ -8,6 +8,8 @@
 //! abort the process.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
+mod allocator;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,9 +26,6 @@ use holdfast_runtime::net::RealNet;
 use holdfast_runtime::{Tasks, Workers};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// File descriptors a node wants: tables, segments, connections.
 const FILES_WANTED: u64 = 4_096;
@@ -63,6 +62,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    allocator::set_up();
     let arguments = Arguments::parse();
     let config = match load(&arguments) {
         Ok(config) => config,

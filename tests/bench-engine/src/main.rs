@@ -27,8 +27,9 @@ use report::Shown;
 use store::{Open, Settings};
 use workload::Run;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// The allocator of `holdfastd`, as that sets it up.
+#[path = "../../../crates/server/src/allocator.rs"]
+mod allocator;
 
 const ENGINES: &[(&str, Open)] = &[
     ("holdfast", holdfast::open),
@@ -76,6 +77,7 @@ fn arguments() -> Result<Arguments> {
 }
 
 fn main() -> Result<ExitCode> {
+    allocator::set_up();
     let arguments = arguments()?;
     let wanted =
         |name: &str| arguments.engines.as_ref().is_none_or(|e| e.iter().any(|n| n == name));

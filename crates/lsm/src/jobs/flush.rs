@@ -38,7 +38,8 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
 
 /// Writes what readers may still want and returns how many records were left out.
 ///
-/// What was in memory stays there as long as the cache gives nothing up for it. Tombstones stay:
+/// What was in memory and is read stays there as long as the cache gives nothing up for it; data
+/// that is only loaded would pay for memory nobody looks at. Tombstones stay in the table:
 /// what they hide may be in any table below.
 fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -> Result<u64> {
     let mut dropped = 0;
@@ -47,14 +48,14 @@ fn write_out(memtable: &Memtable, mut retain: Retain, output: &mut Output<'_>) -
         retain.obey(&ranges);
         dropped += u64::from(family.keeps_versions() && ranges.is_thinned());
         output.begin_family(family, ranges);
-        let has_room = output.has_room_in_cache();
+        let is_warm = memtable.is_read() && output.has_room_in_cache();
         let mut cursor = memtable.forward(family, None);
         while let Some(entry) = cursor.entry() {
             let value = entry.value.as_slice().map_or(Stored::Tombstone, Stored::Inline);
             let stamp = (entry.seq, entry.ordinal);
             if retain.keeps(family, entry.key, stamp, value.is_tombstone(), || true) {
                 output.add(family, entry.key, entry.seq, entry.ordinal, value)?;
-                if has_room {
+                if is_warm {
                     output.keep_warm();
                 }
             } else {

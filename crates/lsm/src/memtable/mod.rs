@@ -71,11 +71,32 @@ pub(crate) struct Seal {
 /// is a cache miss of its own, and so they come at the same time.
 const HASHES_AHEAD: usize = 32;
 
+/// A memtable that answered so many reads is read from.
+const HITS_READ: u64 = 32;
+
+/// Reads a memtable answered, up to [`HITS_READ`]. Readers of all cores write here at first, so
+/// nothing else may lie in the same cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+struct Hits(AtomicU64);
+
+impl Hits {
+    /// Counts, roughly: of counts at the same moment one may be lost.
+    #[inline]
+    fn count(&self) {
+        let hits = self.0.load(Ordering::Relaxed);
+        if hits < HITS_READ {
+            self.0.store(hits + 1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A memtable, active or sealed.
 pub(crate) struct Memtable {
     lists: [Arc<SkipList>; Family::COUNT],
     ranges: [Ranges; Family::COUNT],
     deletions: Deletions,
+    hits: Hits,
     seal: Mutex<Seal>,
     charged: Mutex<u64>,
     shared: Arc<Shared>,
@@ -92,6 +113,7 @@ impl Memtable {
             lists: std::array::from_fn(list),
             ranges: Default::default(),
             deletions: Deletions::default(),
+            hits: Hits::default(),
             seal: Mutex::new(seal),
             charged: Mutex::new(0),
             shared,
@@ -202,7 +224,16 @@ impl Memtable {
         hash: u64,
         seq_max: u64,
     ) -> Option<Entry<'_>> {
-        self.lists[family.index()].get(key, list_hash(hash), seq_max)
+        let found = self.lists[family.index()].get(key, list_hash(hash), seq_max);
+        if found.is_some() {
+            self.hits.count();
+        }
+        found
+    }
+
+    /// Whether reads found what they looked for here: a load of data alone does none.
+    pub(crate) fn is_read(&self) -> bool {
+        self.hits.0.load(Ordering::Relaxed) >= HITS_READ
     }
 
     /// Entries of `family` with these sequence numbers, both included, as they were inserted.
