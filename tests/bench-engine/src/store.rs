@@ -22,8 +22,8 @@ pub struct Settings {
     pub level_base_bytes: u64,
 }
 
-/// Bytes of cache per key: enough for the blocks of all of them, and room to spare.
-const CACHE_BYTES_PER_KEY: u64 = 2 * (KEY_BYTES + VALUE_BYTES) as u64;
+/// Bytes of cache per key: enough for the blocks of all of them while some are being rewritten.
+const CACHE_BYTES_PER_KEY: u64 = 3 * (KEY_BYTES + VALUE_BYTES) as u64;
 
 impl Settings {
     /// A cache that holds so many keys.
