@@ -30,6 +30,7 @@ mod memtable;
 mod open;
 mod options;
 mod point;
+mod prefetch;
 mod read;
 mod replace;
 #[cfg(all(test, shuttle))]

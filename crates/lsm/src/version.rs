@@ -18,7 +18,7 @@ use crate::limits::LEVELS;
 use crate::manifest::{Edit, LeveledTable};
 use crate::read::{Direction, KeyRange, Source};
 use crate::table::{
-    FamilyProperties, Fill, LevelMap, LevelSource, Lookup, SeqRange, Table, TableSource,
+    FamilyProperties, Fill, LevelMap, LevelSource, Lookup, SeqRange, Spot, Table, TableSource,
 };
 use crate::tombstone::RangeTombstone;
 use crate::types::{Family, ReadPoint};
@@ -165,14 +165,18 @@ impl Version {
         fill: Fill,
     ) -> Result<Lookup> {
         for table in self.levels[0].iter().filter(|t| t.may_know(family, key)) {
-            match get_unhidden(table, family, key, hash, seq_max, fill)? {
+            let spot = table.spot(family, key, hash);
+            match get_unhidden(spot, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
             }
         }
-        for level in self.sorted.iter().copied() {
-            let Some(table) = self.table_of(level, family, key) else { continue };
-            match get_unhidden(table, family, key, hash, seq_max, fill)? {
+        let mut spots = [None; LEVELS];
+        for (spot, level) in spots.iter_mut().zip(self.sorted.iter().copied()) {
+            *spot = self.table_of(level, family, key).map(|t| t.spot(family, key, hash));
+        }
+        for spot in spots.into_iter().flatten() {
+            match get_unhidden(spot, family, key, hash, seq_max, fill)? {
                 Lookup::Absent => {}
                 decided => return Ok(decided),
             }
@@ -239,21 +243,22 @@ impl Version {
     }
 }
 
-/// What `table` says of `key`, its range tombstones heeded.
+/// What a table says of `key`, its range tombstones heeded.
 #[inline]
 fn get_unhidden(
-    table: &Arc<Table>,
+    spot: Spot<'_>,
     family: Family,
     key: &[u8],
     hash: u64,
     seq_max: u64,
     fill: Fill,
 ) -> Result<Lookup> {
-    let Some(hidden_at) = table.tombstones(family).and_then(|t| t.covering(key, seq_max)) else {
-        return table.get(family, key, hash, seq_max, fill);
+    let ranges = spot.table().tombstones(family);
+    let Some(hidden_at) = ranges.and_then(|t| t.covering(key, seq_max)) else {
+        return spot.get(key, hash, seq_max, fill);
     };
     // Whatever lies further down is older than the tombstone.
-    Ok(match table.get(family, key, hash, seq_max, fill)? {
+    Ok(match spot.get(key, hash, seq_max, fill)? {
         Lookup::Found(Some(record)) if (record.seq, record.ordinal) < hidden_at => {
             Lookup::Found(None)
         }

@@ -30,6 +30,7 @@ use bytes::Bytes;
 use holdfast_env::sync::{AtomicPtr, Ordering as Sync};
 
 use crate::memtable::arena::{ALIGN, Arena, ChunkPool};
+use crate::prefetch::prefetch;
 
 /// Longer values stay in the `Bytes` they came in; copying them would cost more than sharing.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
@@ -127,19 +128,6 @@ impl Link {
     fn copy(&self, other: &Self) {
         self.0.store(other.0.load(Sync::Relaxed), Sync::Relaxed);
     }
-}
-
-/// Asks for the memory at `address`.
-#[inline]
-fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// A node that is alive, and fully written, for `'a`.

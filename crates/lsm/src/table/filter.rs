@@ -11,6 +11,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::codec::{Decoder, Encode};
+use crate::prefetch::prefetch;
 use crate::types::Family;
 
 const LINE_BYTES: usize = 64;
@@ -69,6 +70,14 @@ impl Filter {
         // foretell, taken when the line has come at last.
         let set = |bit: usize| line.0[bit / 64 % 8] >> (bit % 64) & 1;
         bits_of(hash, self.probes).fold(1, |all, bit| all & set(bit)) == 1
+    }
+
+    /// Asks for the memory in which a key with this hash is looked for.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.line_index(hash).and_then(|i| self.lines.get(i)) {
+            prefetch(line);
+        }
     }
 
     /// Memory held, bytes.

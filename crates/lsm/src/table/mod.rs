@@ -54,6 +54,6 @@ pub(crate) use level::LevelMap;
 pub(crate) use partition::Partition;
 pub(crate) use parts::{missing_is_corrupt, read_block, verify_file};
 pub(crate) use properties::{FamilyKey, FamilyProperties, Properties};
-pub(crate) use reader::{Cold, Fill, Home, Lookup, Table};
+pub(crate) use reader::{Cold, Fill, Home, Lookup, Spot, Table};
 pub(crate) use tombstones::PIECES_MAX;
 pub(crate) use writer::{FileDescriptor, TableWriter, WriterOptions, Written};

@@ -109,6 +109,30 @@ pub(crate) struct Table {
     counts: Counts,
 }
 
+/// The place of a key in a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot<'a> {
+    table: &'a Arc<Table>,
+    /// The section of its family, and the first partition that may hold it.
+    place: Option<(&'a Section, usize)>,
+}
+
+impl Spot<'_> {
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        self.table
+    }
+
+    /// The newest record of the key with a sequence number of at most `seq_max`; `key` and `hash`
+    /// are those the place was found with.
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8], hash: u64, seq_max: u64, fill: Fill) -> Result<Lookup> {
+        match self.place {
+            Some(place) => self.table.get(place, key, hash, seq_max, fill),
+            None => Ok(Lookup::Absent),
+        }
+    }
+}
+
 /// How often the filter was asked, and how often it spared a block. Readers of all cores write
 /// here, so nothing else may lie in the same cache lines.
 #[derive(Default)]
@@ -337,20 +361,33 @@ impl Table {
         self.is_obsolete.store(true, Ordering::Relaxed);
     }
 
-    /// The newest record of `key` with a sequence number of at most `seq_max`.
-    pub(crate) fn get(
+    /// Finds the place of `key` and asks for the memory its filter is in: whoever looks into
+    /// several tables asks all of them first, so that these waits are one.
+    #[inline]
+    pub(crate) fn spot(self: &Arc<Self>, family: Family, key: &[u8], hash: u64) -> Spot<'_> {
+        let place = self.section(family).map(|section| {
+            let first = section.parts.start + section.fence.seek(key);
+            if let Some(partition) = self.kept.get(first).and_then(OnceLock::get) {
+                partition.filter().prefetch(hash);
+            }
+            (section, first)
+        });
+        Spot { table: self, place }
+    }
+
+    /// The newest record of `key` with a sequence number of at most `seq_max`, in the `section`
+    /// and not before its partition `first`.
+    fn get(
         self: &Arc<Self>,
-        family: Family,
+        (section, first): (&Section, usize),
         key: &[u8],
         hash: u64,
         seq_max: u64,
         fill: Fill,
     ) -> Result<Lookup> {
-        let Some(section) = self.section(family) else { return Ok(Lookup::Absent) };
         if seq_max < section.properties.seq_min {
             return Ok(Lookup::Absent);
         }
-        let first = section.parts.start + section.fence.seek(key);
         // Versions of one key may span several partitions; every other search ends in its first.
         for part in first..section.parts.end {
             let Some(partition) = self.partition(part, fill)? else {
