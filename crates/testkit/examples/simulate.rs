@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Output};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use holdfast_testkit::sim::{Options, Report, run, run_with};
@@ -16,12 +15,16 @@ use holdfast_testkit::sim::{Options, Report, run, run_with};
 /// Seeds of failed runs, one per line with the reason.
 const FAILED: &str = "crates/testkit/tests/seeds/failed.txt";
 
+/// A run that takes longer has hung.
+const RUN_WALL_MAX: Duration = Duration::from_secs(900);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let number = |text: &str| text.parse::<u64>().ok();
     match arguments.as_slice() {
         ["replay", seed] if number(seed).is_some() => replay(number(seed).unwrap_or(0)),
+        ["run", seed] if number(seed).is_some() => run_for_campaign(number(seed).unwrap_or(0)),
         ["hash", seed] if number(seed).is_some() => hash(number(seed).unwrap_or(0)),
         ["campaign", runs, rest @ ..] if number(runs).is_some() => {
             let first = rest.first().and_then(|text| number(text)).unwrap_or(1);
@@ -66,6 +69,20 @@ fn summary(report: &Report, wall: Duration) -> String {
     )
 }
 
+/// Marks the line that a campaign reads.
+const MARK: &str = "run:";
+
+/// One run of a campaign, in a process of its own.
+fn run_for_campaign(seed: u64) -> ExitCode {
+    let began = Instant::now();
+    let report = run(seed);
+    println!("{}", summary(&report, began.elapsed()).replace('\n', " "));
+    let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    let (outcomes, elapsed) = (report.outcomes, report.elapsed.as_millis());
+    println!("{MARK} {} {} {elapsed} {}", outcomes.succeeded, outcomes.unknown, faults.join(" "));
+    code(report.violation.is_none())
+}
+
 /// What many runs came to.
 #[derive(Default)]
 struct Sum {
@@ -78,16 +95,35 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report) {
+    /// Takes in what a run told; the line that describes it.
+    fn add(&mut self, seed: u64, output: &Output) -> String {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let first = text.lines().next().map(str::to_owned);
+        let line = first.unwrap_or_else(|| format!("seed {seed}: BAD: {}", output.status));
         self.runs += 1;
-        self.bad += u64::from(report.violation.is_some());
-        self.succeeded += report.outcomes.succeeded;
-        self.unknown += report.outcomes.unknown;
-        self.elapsed += report.elapsed;
-        for kind in &report.faults {
-            *self.faults.entry(kind.to_string()).or_default() += 1;
+        self.bad += u64::from(!output.status.success());
+        let told = text.lines().find_map(|line| line.strip_prefix(MARK));
+        let mut words = told.unwrap_or_default().split_whitespace();
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        self.succeeded += number();
+        self.unknown += number();
+        self.elapsed += Duration::from_millis(number());
+        for kind in words {
+            *self.faults.entry(kind.to_owned()).or_default() += 1;
         }
+        if !output.status.success() {
+            keep(&line);
+        }
+        line
     }
+}
+
+/// Every run has a process of its own: one that aborts or hangs takes no other with it.
+fn run_apart(seed: u64) -> std::io::Result<Output> {
+    let program = std::env::current_exe()?;
+    let run = ["run".to_owned(), seed.to_string()];
+    let seconds = RUN_WALL_MAX.as_secs().to_string();
+    Command::new("timeout").arg(seconds).arg(program).args(run).output()
 }
 
 fn campaign(first: u64, runs: u64) -> ExitCode {
@@ -95,24 +131,18 @@ fn campaign(first: u64, runs: u64) -> ExitCode {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, sum) = (AtomicU64::new(first), Mutex::new(Sum::default()));
     std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel::<(Report, Duration)>(workers);
         for _ in 0..workers {
-            let (next, sender) = (&next, sender.clone());
-            scope.spawn(move || {
+            scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let began = Instant::now();
-                    if seed >= first + runs || sender.send((run(seed), began.elapsed())).is_err() {
+                    if seed >= first + runs {
                         return;
                     }
+                    let output = run_apart(seed).expect("this program can be started again");
+                    let line = sum.lock().expect("nobody panics with the sum").add(seed, &output);
+                    println!("{line}");
                 }
             });
-        }
-        drop(sender);
-        for (report, wall) in receiver {
-            println!("{}", summary(&report, wall));
-            keep(&report);
-            sum.lock().expect("nobody panics with the sum").add(&report);
         }
     });
     let sum = sum.into_inner().expect("nobody panics with the sum");
@@ -132,15 +162,12 @@ fn campaign(first: u64, runs: u64) -> ExitCode {
         sum.elapsed.as_secs_f64(),
         sum.elapsed.as_secs_f64() / wall,
     );
-    code(sum.bad == 0 && sum.runs == runs)
+    code(sum.bad == 0 && sum.runs == runs && sum.runs > 0)
 }
 
 /// Writes a failed seed down.
-fn keep(report: &Report) {
-    let Some(violation) = &report.violation else { return };
-    let path = Path::new(FAILED);
-    let line = format!("{} {violation}", report.seed).replace('\n', " ");
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+fn keep(line: &str) {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(FAILED);
     if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
         eprintln!("{FAILED}: {error}");
     }

@@ -389,7 +389,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         fatal: ground.world.fatal.clone(),
     };
     let registry = Registry::open(&ground.config, deps).await?;
-    transport.set_host(Arc::new(registry.clone()));
+    transport.set_host(registry.host());
     let system = system(&ground, &map, &transport, &registry);
     let metrics = metrics(&ground, &transport, &registry);
     let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);

@@ -1,5 +1,7 @@
 //! What peers say, handed to the replica it is for.
 
+use std::sync::{Arc, Weak};
+
 use futures_util::future::BoxFuture;
 use holdfast_model::{NodeId, RangeId, ReplicaId};
 use holdfast_replica::{Replica, Role, SnapshotReceiver};
@@ -9,10 +11,15 @@ use holdfast_wire::peer::v1::{
 };
 use tokio::sync::mpsc;
 
-use super::Registry;
+use super::{Inner, Registry};
 use crate::peers::{Host, HostSession, Route, SnapshotSink, busy, unknown_replica};
 
 impl Registry {
+    /// What the transport delivers to, for as long as the registry is there.
+    pub fn host(&self) -> Arc<dyn Host> {
+        Arc::new(Inbound(Arc::downgrade(&self.inner)))
+    }
+
     /// The replica a message is for, if it is here under exactly that id.
     fn addressed(&self, route: Route) -> Result<Replica, Refusal> {
         let hosted = self.hosted();
@@ -37,7 +44,27 @@ async fn serve(replica: Replica, body: Body) -> Body {
     served.unwrap_or_else(|error| Body::Refusal(busy(error.to_string())))
 }
 
-impl Host for Registry {
+/// The registry as the transport knows it. Weak, because the registry holds the transport: a ring
+/// would keep journal and engines of a node that was dropped in memory for good.
+struct Inbound(Weak<Inner>);
+
+impl Inbound {
+    fn addressed(&self, route: Route) -> Result<Replica, Refusal> {
+        self.registry().ok_or_else(|| busy("the node has ended"))?.addressed(route)
+    }
+
+    fn registry(&self) -> Option<Registry> {
+        self.0.upgrade().map(|inner| Registry { inner })
+    }
+
+    fn each(&self, tell: impl Fn(&Replica)) {
+        if let Some(registry) = self.registry() {
+            registry.hosted().values().for_each(|hosted| tell(&hosted.replica));
+        }
+    }
+}
+
+impl Host for Inbound {
     fn session(&self, route: Route, capacity: usize) -> Result<HostSession, Refusal> {
         let replica = self.addressed(route)?;
         let (requests, receiver) = mpsc::channel(capacity);
@@ -76,15 +103,11 @@ impl Host for Registry {
     }
 
     fn peer_lost(&self, node: NodeId) {
-        for hosted in self.hosted().values() {
-            hosted.replica.peer_lost(node);
-        }
+        self.each(|replica| replica.peer_lost(node));
     }
 
     fn peer_back(&self, node: NodeId) {
-        for hosted in self.hosted().values() {
-            hosted.replica.peer_back(node);
-        }
+        self.each(|replica| replica.peer_back(node));
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) const PEER_PORT: u16 = 7411;
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// A leader that was asked to hand over answers within this time.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
+/// Segments of a journal.
+const SEGMENTS_MAX: u64 = 32;
 const MIB: u64 = 1 << 20;
 
 /// What a machine is doing.
@@ -254,6 +256,8 @@ impl Machine {
         config.engine.memtable_budget_bytes = 8 * self.options.memtable_bytes;
         config.engine.cache_bytes = MIB;
         config.engine.index_bytes = MIB;
+        config.journal.segment_bytes = self.options.segment_bytes;
+        config.journal.limit_bytes = SEGMENTS_MAX * self.options.segment_bytes;
         config.journal.cache_bytes = MIB;
         config.journal.retention_range_bytes = self.options.retention_bytes;
         config

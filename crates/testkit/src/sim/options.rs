@@ -32,6 +32,8 @@ pub struct Options {
     pub disk_latency_max: Duration,
     /// A memtable is sealed at this size.
     pub memtable_bytes: u64,
+    /// Size of one segment of the journal.
+    pub segment_bytes: u64,
     /// Log kept for followers that are down, per range.
     pub retention_bytes: u64,
     /// Bytes of a value.
@@ -57,6 +59,7 @@ impl Options {
             network_latency_max: Duration::from_millis(2 + random.below(20)),
             disk_latency_max: Duration::from_millis(1 + random.below(8)),
             memtable_bytes: 64 << (10 + random.below(5)),
+            segment_bytes: 256 << (10 + random.below(4)),
             retention_bytes: 64 << (10 + random.below(6)),
             value_bytes: 16 << random.below(8),
             is_deep: false,
