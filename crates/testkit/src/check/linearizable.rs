@@ -18,11 +18,14 @@ pub struct Linearizability {
     /// Parts with more operations are cut to their beginning: the search is for samples, the
     /// witness for everything.
     pub operations_max: usize,
+    /// Parts are also cut before there are more operations of unknown outcome: each doubles the
+    /// number of orders where sums are all that is seen.
+    pub unknown_max: usize,
 }
 
 impl Default for Linearizability {
     fn default() -> Self {
-        Self { bound: Bound::default(), operations_max: 1_000 }
+        Self { bound: Bound::default(), operations_max: 1_000, unknown_max: 8 }
     }
 }
 
@@ -34,7 +37,7 @@ impl Checker for Linearizability {
     fn check(&self, history: &History) -> Verdict {
         let mut judged = 0;
         for (keys, mut spans) in parts(history) {
-            shorten(&mut spans, self.operations_max);
+            shorten(&mut spans, self.operations_max, self.unknown_max);
             judged += spans.len();
             match search(&Store { keys: keys.len() }, &spans, self.bound) {
                 Found::Linearizable => {}
@@ -244,9 +247,14 @@ fn translate(operation: &Operation, keys: &mut Vec<String>, spans: &mut Vec<Span
 }
 
 /// Keeps what was called first. What was still under way then may or may not have happened.
-fn shorten(spans: &mut Vec<Span<Vec<Act>>>, operations_max: usize) {
+fn shorten(spans: &mut Vec<Span<Vec<Act>>>, operations_max: usize, unknown_max: usize) {
     spans.sort_by_key(|span| span.call);
-    let Some(end) = spans.get(operations_max).map(|span| span.call) else { return };
+    let is_open = |span: &&Span<Vec<Act>>| {
+        span.back.is_none() && !matches!(span.operation.as_slice(), [Act::End(..)])
+    };
+    let one_too_many = spans.iter().filter(is_open).nth(unknown_max).map(|span| span.call);
+    let by_count = spans.get(operations_max).map(|span| span.call);
+    let Some(end) = one_too_many.into_iter().chain(by_count).min() else { return };
     spans.retain(|span| span.call < end);
     for span in spans {
         span.back = span.back.filter(|back| *back < end);

@@ -199,3 +199,22 @@ fn a_lost_write_and_a_key_nobody_looked_at_again_are_found() {
     let kept = lost.unknown((32, 33), "c").get((40, 41), Some(("c", 4)), 4);
     assert!(kept.verdict(&NothingLost).is_ok());
 }
+
+#[test]
+fn many_sums_of_unknown_outcome_are_judged_as_far_as_they_can_be() {
+    let add = |maker: Maker, at: u64, delta: i64, sum: Option<i64>| {
+        let request = Request::increment("k", delta);
+        match sum {
+            Some(sum) => maker.told((at, at + 1), request, 0, Told::Number(sum)),
+            None => maker.op((at, at + 1), request, Outcome::Unknown("?".to_owned())),
+        }
+    };
+    let begin = |second| {
+        let first = add(Maker::default(), 0, 1, Some(1));
+        let base = add(first, 10, 1, Some(second));
+        let open = (0..40).fold(base, |maker, n| add(maker, 100 + n * 2, 1 << n, None));
+        (0..40).fold(open, |maker, n| add(maker, 300 + n * 2, 0, Some(2)))
+    };
+    assert!(begin(2).verdict(&Linearizability::default()).is_ok());
+    assert!(is_violation(&begin(3).verdict(&Linearizability::default()), "no order"));
+}
