@@ -142,7 +142,8 @@ impl Ledger {
         drop(inner);
         if number < least || number > most {
             self.accuse(format!(
-                "sum{counter} is {number} after {least} acknowledged and {unknown} unknown increments"
+                "sum{counter} is {number} after {least} acknowledged and {unknown} unknown \
+                 increments"
             ));
         }
     }

@@ -64,7 +64,7 @@ pub fn run(seed: u64) -> Report {
 ///
 /// # Panics
 /// If the system gives no thread.
-#[allow(clippy::disallowed_methods)] // Named, and with a stack of a size that runtime has no use for.
+#[allow(clippy::disallowed_methods)] // The runtime's threads have no stack of this size.
 pub fn run_with(seed: u64, options: Options) -> Report {
     let body = move || Storm::begin(seed, options).report();
     let thread = std::thread::Builder::new().name("run".into()).stack_size(STACK_BYTES);
