@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(100);
 /// Keys that are overwritten again and again, and how large their values are.
 const HEAVY_KEYS: usize = 6;
 const HEAVY_BYTES: usize = 4 << 20;
+/// Life of the keys that expire together, in such numbers that their due times are cut as a span.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// One page: the type of every family, and the value of every series with its family.
 #[derive(Debug, Default)]
@@ -151,6 +153,7 @@ fn load(client: &Client, stop: &Arc<AtomicBool>) -> JoinSet<Result<()>> {
                 client.put(format!("light/{}", i % 2_000), "x".repeat(500)).await?;
                 client.get(format!("light/{}", (i * 7) % 2_000)).await?;
                 client.get(format!("light/{i}/missing")).level(ReadLevel::Follower).await?;
+                client.put(format!("brief/{i}"), "x").ttl(BRIEF).await?;
                 i += 64;
             }
             Ok(())
@@ -160,7 +163,7 @@ fn load(client: &Client, stop: &Arc<AtomicBool>) -> JoinSet<Result<()>> {
 }
 
 /// What only a node with much to do shows.
-const STORAGE: [&str; 30] = [
+const STORAGE: [&str; 32] = [
     "holdfast_blocking_queue",
     "holdfast_in_flight_bytes",
     "holdfast_disk_available_bytes",
@@ -189,6 +192,8 @@ const STORAGE: [&str; 30] = [
     "holdfast_flushes",
     "holdfast_flushed_bytes",
     "holdfast_compactions",
+    "holdfast_compaction_parts",
+    "holdfast_range_tombstones",
     "holdfast_compacted_in_bytes",
     "holdfast_dropped_records",
 ];
