@@ -14,3 +14,5 @@ pub mod history;
 pub mod kv;
 pub mod sim;
 pub mod workload;
+
+pub use holdfast_env::sim::Random;

@@ -95,6 +95,8 @@ pub struct Plan {
     pub kinds: Vec<Kind>,
     /// Processes of each kind.
     pub processes: u32,
+    /// Watchers, where watches are among the kinds.
+    pub watchers: u32,
     /// Operations of each process, about.
     pub operations: u32,
     /// Keys of each kind; few make for conflicts.
@@ -103,6 +105,10 @@ pub struct Plan {
     pub pause_max: Duration,
     /// TTL of keys, leases and locks; at least 1 s.
     pub ttl: Duration,
+    /// Least bytes of a value, where its size does not matter.
+    pub value_bytes: usize,
+    /// Whether reads may rest on clocks: those by lease, and those of followers.
+    pub trusts_clocks: bool,
 }
 
 impl Plan {
@@ -113,11 +119,19 @@ impl Plan {
             prefix: prefix.to_owned(),
             kinds: Kind::ALL.to_vec(),
             processes: 3,
+            watchers: 3,
             operations: 60,
             keys: 4,
             pause_max: Duration::from_millis(20),
             ttl: Duration::from_secs(1),
+            value_bytes: 0,
+            trusts_clocks: true,
         }
+    }
+
+    /// How a read that could be served by lease is to be asked for.
+    fn lease_level(&self) -> Level {
+        if self.trusts_clocks { Level::Lease } else { Level::Linearizable }
     }
 
     fn key(&self, kind: &str, number: u64) -> String {
@@ -132,6 +146,7 @@ pub struct Workload {
     kv: Arc<dyn Kv>,
     recorder: Recorder,
     resource: Arc<Resource>,
+    is_enough: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -139,7 +154,14 @@ impl Workload {
     /// What `plan` says, asked of `kv` and written down by `recorder`.
     pub fn new(plan: Plan, kv: Arc<dyn Kv>, recorder: Recorder) -> Self {
         let resource = Arc::new(Resource::new(recorder.clone()));
-        Self { plan: Arc::new(plan), kv, recorder, resource, is_over: Arc::default() }
+        let (plan, is_enough, is_over) = (Arc::new(plan), Arc::default(), Arc::default());
+        Self { plan, kv, recorder, resource, is_enough, is_over }
+    }
+
+    /// The same workload, asked through another client.
+    #[must_use]
+    pub fn through(&self, kv: Arc<dyn Kv>) -> Self {
+        Self { kv, ..self.clone() }
     }
 
     /// Does everything: the work, then `heal` (which shall leave the store in a state to answer),
@@ -160,39 +182,68 @@ impl Workload {
 
     /// The work itself, watches excepted.
     pub async fn actors(&self) {
+        self.share_of_actors(0, 1).await;
+    }
+
+    /// The work of every `parts`-th process, the one with number `part` first: parts that run at
+    /// once, each [`through`](Self::through) a client of its own, are the whole work.
+    pub async fn share_of_actors(&self, part: u32, parts: u32) {
         let mut seeds = Random::new(self.plan.seed);
         let mut all: Vec<BoxFuture<'_, ()>> = Vec::new();
-        for kind in &self.plan.kinds {
+        let mut process = 0;
+        for kind in self.plan.kinds.iter().filter(|kind| **kind != Kind::Watches) {
             for number in 0..self.plan.processes {
-                let actor = self.actor(all.len() as u32, seeds.u64());
-                match kind {
-                    Kind::Registers => all.push(Box::pin(registers::work(self, actor))),
-                    Kind::Followers => all.push(Box::pin(registers::follow(self, actor))),
-                    Kind::Sets => all.push(Box::pin(sets::work(self, actor))),
-                    Kind::Counters => all.push(Box::pin(counters::work(self, actor))),
-                    Kind::Bank => all.push(Box::pin(bank::work(self, actor, number == 0))),
-                    Kind::Lifetimes if number % 2 == 0 => {
-                        all.push(Box::pin(lifetimes::keys(self, actor)));
-                    }
-                    Kind::Lifetimes => all.push(Box::pin(lifetimes::leases(self, actor))),
-                    Kind::Locks => all.push(Box::pin(locks::work(self, actor))),
-                    Kind::Batches => all.push(Box::pin(batches::work(self, actor))),
-                    Kind::Watches => {}
+                let actor = self.actor(process, seeds.u64());
+                if process % parts == part {
+                    all.push(self.work(*kind, number, actor));
                 }
+                process += 1;
             }
         }
         join_all(all).await;
     }
 
+    fn work(&self, kind: Kind, number: u32, actor: Actor) -> BoxFuture<'_, ()> {
+        match kind {
+            Kind::Registers => Box::pin(registers::work(self, actor)),
+            Kind::Followers => Box::pin(registers::follow(self, actor)),
+            Kind::Sets => Box::pin(sets::work(self, actor)),
+            Kind::Counters => Box::pin(counters::work(self, actor)),
+            Kind::Bank => Box::pin(bank::work(self, actor, number == 0)),
+            Kind::Lifetimes if number.is_multiple_of(2) => Box::pin(lifetimes::keys(self, actor)),
+            Kind::Lifetimes => Box::pin(lifetimes::leases(self, actor)),
+            Kind::Locks => Box::pin(locks::work(self, actor)),
+            Kind::Batches => Box::pin(batches::work(self, actor)),
+            Kind::Watches => Box::pin(async {}),
+        }
+    }
+
     /// Watches until [`Workload::stop`], and then until nothing more comes.
     pub async fn watchers(&self) {
+        self.share_of_watchers(0, 1).await;
+    }
+
+    /// As [`Workload::share_of_actors`], for watchers.
+    pub async fn share_of_watchers(&self, part: u32, parts: u32) {
         if !self.plan.kinds.contains(&Kind::Watches) {
             return;
         }
         let mut seeds = Random::new(!self.plan.seed);
-        let all = (0..self.plan.processes)
-            .map(|number| watchers::watch(self, Random::new(seeds.u64()), number));
+        let all = (0..self.plan.watchers)
+            .map(|number| (number, Random::new(seeds.u64())))
+            .filter(|(number, _)| number % parts == part)
+            .map(|(number, random)| watchers::watch(self, random, number));
         join_all(all.collect::<Vec<_>>()).await;
+    }
+
+    /// Lets the actors end before they have done all they were to do.
+    pub fn finish(&self) {
+        self.is_enough.store(true, Ordering::Relaxed);
+    }
+
+    /// Rounds of an actor: at most `count`, and none after [`Workload::finish`].
+    fn rounds(&self, count: u32) -> impl Iterator<Item = u32> + '_ {
+        (0..count).take_while(|_| !self.is_enough.load(Ordering::Relaxed))
     }
 
     /// Lets the watchers end.
@@ -236,7 +287,9 @@ impl Workload {
     }
 
     fn actor(&self, process: u32, seed: u64) -> Actor {
-        Actor::new(self.kv.clone(), self.recorder.clone(), process, seed, self.plan.pause_max)
+        let (pause_max, value_bytes) = (self.plan.pause_max, self.plan.value_bytes);
+        Actor::new(self.kv.clone(), self.recorder.clone(), process, seed, pause_max)
+            .with_values_of(value_bytes)
     }
 
     fn is_over(&self) -> bool {

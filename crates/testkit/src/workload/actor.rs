@@ -20,6 +20,7 @@ pub struct Actor {
     random: Random,
     pause_max: Duration,
     count: u64,
+    value_bytes: usize,
 }
 
 impl Actor {
@@ -31,7 +32,14 @@ impl Actor {
         seed: u64,
         pause_max: Duration,
     ) -> Self {
-        Self { kv, recorder, process, random: Random::new(seed), pause_max, count: 0 }
+        let (random, count, value_bytes) = (Random::new(seed), 0, 0);
+        Self { kv, recorder, process, random, pause_max, count, value_bytes }
+    }
+
+    /// The same, whose values have at least `value_bytes`.
+    #[must_use]
+    pub fn with_values_of(self, value_bytes: usize) -> Self {
+        Self { value_bytes, ..self }
     }
 
     /// Its number.
@@ -51,6 +59,11 @@ impl Actor {
 
     /// A value that nobody else writes.
     pub fn value(&mut self) -> String {
+        format!("{:.<1$}", self.element(), self.value_bytes)
+    }
+
+    /// A short one.
+    pub fn element(&mut self) -> String {
         self.count += 1;
         format!("{}.{}", self.process, self.count)
     }

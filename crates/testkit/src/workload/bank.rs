@@ -59,7 +59,7 @@ pub(super) async fn work(workload: &Workload, mut actor: Actor, is_first: bool) 
             }
         }
     }
-    for _ in 0..plan.operations / 2 {
+    for _ in workload.rounds(plan.operations / 2) {
         actor.think().await;
         let (prefix, level) = (prefix(plan), Level::Linearizable);
         if actor.random().chance(20) {

@@ -8,7 +8,7 @@ const ITEMS_MAX: u64 = 5;
 
 pub(super) async fn work(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
-    for _ in 0..plan.operations / 2 {
+    for _ in workload.rounds(plan.operations / 2) {
         actor.think().await;
         let prefix = format!("{}batch/", plan.prefix);
         match actor.below(4) {

@@ -5,7 +5,7 @@ use crate::history::Request;
 
 pub(super) async fn work(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
-    for _ in 0..plan.operations {
+    for _ in workload.rounds(plan.operations) {
         actor.think().await;
         let key = plan.key("count/", actor.below(plan.keys.div_ceil(2).into()));
         let request = match actor.below(5) {

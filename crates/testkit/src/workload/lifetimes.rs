@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_runtime::sleep;
 
-use super::{Actor, Workload};
+use super::{Actor, Plan, Workload};
 use crate::history::{Level, Request, Told};
 
 fn millis(duration: Duration) -> u64 {
@@ -13,10 +13,11 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Reads `key` so often within `span` that its end is seen.
-async fn observe(actor: &mut Actor, key: &str, span: Duration) {
+async fn observe(plan: &Plan, actor: &mut Actor, key: &str, span: Duration) {
     const READS: u32 = 8;
     for _ in 0..READS {
-        let level = if actor.random().chance(30) { Level::Lease } else { Level::Linearizable };
+        let is_by_lease = actor.random().chance(30);
+        let level = if is_by_lease { plan.lease_level() } else { Level::Linearizable };
         actor.ask(Request::Get { key: key.to_owned(), level }).await;
         sleep(span / READS).await;
     }
@@ -24,7 +25,7 @@ async fn observe(actor: &mut Actor, key: &str, span: Duration) {
 
 pub(super) async fn keys(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
-    for round in 0..plan.operations.div_ceil(10) {
+    for round in workload.rounds(plan.operations.div_ceil(10)) {
         let key = plan.key("ttl/", actor.process().into());
         let ttl_ms = millis(plan.ttl) + actor.below(millis(plan.ttl));
         let value = actor.value();
@@ -33,14 +34,14 @@ pub(super) async fn keys(workload: &Workload, mut actor: Actor) {
         actor.ask(put).await;
         // Some are replaced while they live: the new life counts.
         let part = if round % 3 == 0 { 2 } else { 5 };
-        observe(&mut actor, &key, Duration::from_millis(ttl_ms) * part / 4).await;
+        observe(plan, &mut actor, &key, Duration::from_millis(ttl_ms) * part / 4).await;
     }
 }
 
 pub(super) async fn leases(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
     let tag = format!("{}{{lease{}}}/", plan.prefix, actor.process());
-    for round in 0..plan.operations.div_ceil(15) {
+    for round in workload.rounds(plan.operations.div_ceil(15)) {
         let key = format!("{tag}{round}");
         let ttl_ms = millis(plan.ttl) * 2;
         let grant = Request::Grant { key: key.clone(), ttl_ms };
@@ -59,7 +60,7 @@ pub(super) async fn leases(workload: &Workload, mut actor: Actor) {
             actor.ask(Request::Revoke { lease }).await;
             actor.ask(Request::get(key.clone())).await;
         } else {
-            observe(&mut actor, &key, plan.ttl * 3).await;
+            observe(plan, &mut actor, &key, plan.ttl * 3).await;
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::history::{Request, Told};
 pub(super) async fn work(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
     let ttl_ms = u64::try_from(plan.ttl.as_millis()).unwrap_or(u64::MAX);
-    for _ in 0..plan.operations / 4 {
+    for _ in workload.rounds(plan.operations / 4) {
         actor.think().await;
         let name = plan.key("lock/", actor.below(plan.keys.div_ceil(4).into()));
         let lock = Request::Lock { name: name.clone(), ttl_ms };

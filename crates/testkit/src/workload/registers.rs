@@ -17,7 +17,7 @@ pub(super) fn stands(answer: &Answer) -> Option<&Item> {
 pub(super) async fn work(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
     let mut known: Option<Item> = None;
-    for _ in 0..plan.operations {
+    for _ in workload.rounds(plan.operations) {
         actor.think().await;
         let key = plan.key("reg/", actor.below(plan.keys.into()));
         let value = actor.value();
@@ -30,7 +30,7 @@ pub(super) async fn work(workload: &Workload, mut actor: Actor) {
         };
         let request = match (actor.below(10), known.take()) {
             (0..=1, _) => Request::get(key),
-            (2, _) => Request::Get { key, level: Level::Lease },
+            (2, _) => Request::Get { key, level: plan.lease_level() },
             (3, _) => Request::delete(key),
             (4, _) => put(When::Absent),
             (5, Some(item)) => put(When::Revision(item.revision)),
@@ -47,7 +47,7 @@ pub(super) async fn work(workload: &Workload, mut actor: Actor) {
 /// Follower reads of the same keys.
 pub(super) async fn follow(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
-    for _ in 0..plan.operations {
+    for _ in workload.rounds(plan.operations) {
         actor.think().await;
         let age_max_ms = AGES_MS[actor.below(AGES_MS.len() as u64) as usize];
         let level = Level::Follower { age_max_ms };

@@ -11,10 +11,10 @@ const ATTEMPTS_MAX: usize = 8;
 
 pub(super) async fn work(workload: &Workload, mut actor: Actor) {
     let plan = &workload.plan;
-    for _ in 0..plan.operations / 2 {
+    for _ in workload.rounds(plan.operations / 2) {
         actor.think().await;
         let key = plan.key(SET_MARK, actor.below(plan.keys.into()));
-        let element = actor.value();
+        let element = actor.element();
         let Some(answer) = actor.answer(Request::get(key.clone())).await else { continue };
         let mut list = stands(&answer).map(|item| item.value.clone());
         for _ in 0..ATTEMPTS_MAX {
