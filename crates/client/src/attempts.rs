@@ -125,6 +125,12 @@ impl<'a> Attempts<'a> {
                 asked.suspect();
                 self.retry(error, advice)
             }
+            ErrorCode::UnknownKeyspace if range.is_some() => {
+                // This client's map has it: that of the node is older, as after a restart. If it
+                // is gone, the newer map that is asked for says so.
+                range.into_iter().for_each(|range| range.hint(0));
+                self.retry(error, advice)
+            }
             ErrorCode::NotHere | ErrorCode::NoQuorum => {
                 // Another replica may know a leader. Other ranges of the node are not to suffer.
                 range.into_iter().for_each(|range| range.hint(0));
@@ -220,7 +226,8 @@ impl<'a> Attempts<'a> {
             return self.count.is_multiple_of(8);
         };
         let code = holdfast_wire::error_info(status).map(|info| info.code());
-        code == Some(ErrorCode::NotHere) || self.count.is_multiple_of(8)
+        let is_about_maps = matches!(code, Some(ErrorCode::NotHere | ErrorCode::UnknownKeyspace));
+        is_about_maps || self.count.is_multiple_of(8)
     }
 }
 
