@@ -11,7 +11,7 @@ REPORT ?= target/bench-engine-report
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench bench-engine storm-storage simulate campaign ci
+        test lint verify fix bench bench-engine storm-storage simulate campaign torture score ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,16 @@ simulate: ## one seed on simulated network, time and disks, with its trace: make
 campaign: ## many seeds; those that fail are kept in crates/testkit/tests/seeds (RUNS= SEED=first)
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
 		campaign $(or $(RUNS),200) $(SEED)
+
+torture: ## real processes under every workload and nemesis (MINUTES=10 SEED= ONLY=kind,kind)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
+		run --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+score: ## the scorecard, all of it or PARTS="torture leases …", written to tests/score (SEED=)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) build --release --quiet -p holdfast-testkit -p holdfast-tests --examples
+	@target/release/examples/score --seed $(or $(SEED),1) $(PARTS)
 
 ci: ## what decides whether a change lands
 	@.ci/run

@@ -19,7 +19,8 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 pub(crate) struct Addresses {
     /// Loopback address of this process.
     pub(crate) host: String,
-    /// Node i serves clients on this + i, peers on + 10 + i, HTTP on + 20 + i.
+    /// Node i serves clients on this + i, peers on + 10 + i, HTTP on + 20 + i; where there is a
+    /// door before it, peers on + 30 + i behind that.
     pub(crate) port_base: u16,
     /// Number of the cluster in this process.
     pub(crate) number: u16,
@@ -41,6 +42,10 @@ impl Addresses {
 
     pub(crate) fn peer(&self, i: usize) -> String {
         self.at(10 + i)
+    }
+
+    pub(crate) fn behind(&self, i: usize) -> String {
+        self.at(30 + i)
     }
 
     pub(crate) fn http(&self, i: usize) -> String {

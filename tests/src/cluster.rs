@@ -12,6 +12,7 @@ use crate::address::Addresses;
 use crate::binaries::scratch;
 use crate::cli::Cli;
 use crate::guardian;
+use crate::link::{Callers, Links};
 use crate::node::Node;
 use crate::rpc::Rpc;
 use crate::wait::eventually;
@@ -30,6 +31,8 @@ pub struct Options {
     settings: Vec<String>,
     is_single: bool,
     is_left_empty: bool,
+    is_linked: bool,
+    small_disk: Option<(usize, u64)>,
 }
 
 impl Options {
@@ -50,6 +53,21 @@ impl Options {
         self
     }
 
+    /// Nodes reach each other through a network that can be told to be a bad one.
+    #[must_use]
+    pub fn linked(mut self) -> Self {
+        self.is_linked = true;
+        self
+    }
+
+    /// Node `number` keeps its data on a disk of so many bytes of its own. That takes the right
+    /// to mount one; without it the node has no such disk ([`Node::small_disk`]).
+    #[must_use]
+    pub fn small_disk(mut self, number: usize, bytes: u64) -> Self {
+        self.small_disk = Some((number, bytes));
+        self
+    }
+
     /// A configuration value for every node, `section.key=value`.
     #[must_use]
     pub fn set(mut self, setting: impl Into<String>) -> Self {
@@ -63,6 +81,7 @@ impl Options {
 pub struct Cluster {
     root: PathBuf,
     nodes: Vec<Node>,
+    links: Option<Links>,
 }
 
 impl Cluster {
@@ -87,21 +106,35 @@ impl Cluster {
         fs::create_dir_all(&root)?;
         guardian::watch_folder(&run);
         let mut nodes = Vec::new();
+        let callers = Callers::default();
         let peers: Vec<String> = (1..=options.nodes).map(|i| addresses.peer(i)).collect();
         for i in 1..=options.nodes {
             let ports = [addresses.client(i), addresses.peer(i), addresses.http(i)];
             let mut node = Node::new(root.join(format!("n{i}")), ports);
+            node.is_caller(callers.clone(), i);
+            if options.is_linked {
+                node.listens_behind(addresses.behind(i));
+            }
             let others = peers.iter().filter(|peer| **peer != node.peer).cloned();
             node.write_config(&others.collect::<Vec<_>>())?;
             let sets = options.settings.iter().flat_map(|s| ["--set".to_owned(), s.clone()]);
             let single = options.is_single.then(|| "--single".to_owned());
             node.set_arguments(sets.chain(single).collect());
+            if let Some((_, bytes)) = options.small_disk.filter(|(number, _)| *number == i) {
+                node.mount_small_disk(bytes)?;
+            }
             nodes.push(node);
         }
-        Ok(Self { root, nodes })
+        let links = options.is_linked.then(|| Links::new(callers));
+        Ok(Self { root, nodes, links })
     }
 
     async fn start_and_found(&mut self, options: &Options) -> Result<()> {
+        if let Some(links) = &self.links {
+            for (to, node) in (1..).zip(&self.nodes) {
+                links.open(to, &node.peer, &node.peer_inside).await?;
+            }
+        }
         for node in &mut self.nodes {
             node.start()?;
         }
@@ -127,6 +160,14 @@ impl Cluster {
         request.set_timeout(HEALTHY_LIMIT);
         let rpc = Rpc::connect(&self.node(1).client).await?;
         Ok(rpc.cluster().init(request).await.context("founding")?.into_inner())
+    }
+
+    /// The network between the nodes.
+    ///
+    /// # Panics
+    /// If the cluster was not made with [`Options::linked`].
+    pub fn links(&self) -> &Links {
+        self.links.as_ref().expect("the cluster was made with links")
     }
 
     /// How many nodes there are.
@@ -225,13 +266,14 @@ impl Cluster {
         bail!("no node answers that has the id {id}")
     }
 
-    /// The node that says it leads the range of `key` in keyspace `default`, and the range.
+    /// The node that says it leads the range of `key` in the keyspace of `client`, and the range.
     ///
     /// # Errors
     /// If nobody leads it within half a minute.
     pub async fn leader_of(&self, client: &Client, key: &str) -> Result<(usize, u64)> {
         let map = client.map();
-        let range = map.lookup("", holdfast_model::position(key.as_bytes()))?.id.0;
+        let range =
+            map.lookup(client.keyspace_name(), holdfast_model::position(key.as_bytes()))?.id.0;
         let leader = eventually(ANSWER_LIMIT, async || self.leader(range).await).await?;
         Ok((leader, range))
     }
@@ -257,19 +299,34 @@ impl Cluster {
     /// # Errors
     /// What was wrong after a minute.
     pub async fn healthy(&self) -> Result<()> {
-        eventually(HEALTHY_LIMIT, async || self.is_healthy().await).await
+        self.healthy_but_for(None).await
     }
 
-    async fn is_healthy(&self) -> Result<()> {
+    /// As [`Cluster::healthy`], where node `lost` has lost its data: it need not serve, and ranges
+    /// need not be replicated there.
+    ///
+    /// # Errors
+    /// What was wrong after a minute.
+    pub async fn healthy_but_for(&self, lost: Option<usize>) -> Result<()> {
+        eventually(HEALTHY_LIMIT, async || self.is_healthy(lost).await).await
+    }
+
+    async fn is_healthy(&self, lost: Option<usize>) -> Result<()> {
         let mut led = std::collections::BTreeMap::new();
         for i in 1..=self.size() {
-            let status = self.status(i).await?;
-            ensure!(status.state == "serving", "node {i} is {}", status.state);
+            let status = match self.status(i).await {
+                // It may still lead ranges whose data it has not lost.
+                Err(_) if Some(i) == lost => continue,
+                status => status?,
+            };
+            let is_serving = status.state == "serving" || Some(i) == lost;
+            ensure!(is_serving, "node {i} is {}", status.state);
             for replica in status.replicas.into_iter().filter(|r| r.role == "leader") {
-                led.insert(replica.range_id, replica.fully_replicated);
+                led.insert(replica.range_id, replica.fully_replicated || lost.is_some());
             }
         }
-        let map = self.rpc(1).await?.cluster().map(v1::MapRequest {}).await?.into_inner();
+        let whole = if lost == Some(1) { 2 } else { 1 };
+        let map = self.rpc(whole).await?.cluster().map(v1::MapRequest {}).await?.into_inner();
         ensure!(map.ranges.len() > 1, "the map names {} ranges", map.ranges.len());
         for range in map.ranges {
             match led.get(&range.id) {

@@ -24,6 +24,9 @@ for process in $processes; do
   set -- $(sed 's/.*) //' "/proc/$id/stat" 2>/dev/null)
   [ "${20}" = "$start" ] && kill -9 "$id"
 done
+[ -n "$folder" ] && while read -r _ place _; do
+  case $place in "$folder"/*) umount -l "$place" ;; esac
+done </proc/mounts
 [ -n "$folder" ] && rm -rf "$folder"
 "#;
 

@@ -9,29 +9,37 @@
 //! * A scenario that fails prints the end of every node's log.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::print_stderr)]
 
+pub mod abuse;
 mod address;
+pub mod availability;
 mod binaries;
 mod cli;
 mod cluster;
+mod disk;
 mod guardian;
-mod history;
 mod http;
+pub mod leases;
+mod link;
+mod load;
+pub mod nemesis;
 mod node;
 mod rpc;
 mod scenario;
+pub mod score;
+pub mod torture;
 mod wait;
-mod workload;
 
 pub use binaries::{binary, example, keep};
 pub use cli::{Cli, Finished, Running};
 pub use cluster::{Cluster, Options};
-pub use history::{History, Outcome, Read, Seen, Write};
+pub use disk::SmallDisk;
 pub use http::{HttpAnswer, http_get};
+pub use link::{Count, Links, Rule};
+pub use load::{Load, PUNCTUALITY, Seen, Stopped, busy, failures, fault, gets_at, read_beside};
 pub use node::Node;
 pub use rpc::{RawCodec, Rpc, refusal};
 pub use scenario::{scenario, shared};
 pub use wait::eventually;
-pub use workload::{Load, Workload, read_back};
 
 /// Real records (key TAB value), a sample of what `holdfast load` is made for.
 pub const SAMPLE: &str = include_str!("../data/sample.tsv");

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binaries::binary;
+use crate::disk::SmallDisk;
 use crate::guardian;
+use crate::link::Callers;
 use crate::wait::eventually;
 
 /// Lines of a log that are printed for a failed scenario.
@@ -22,16 +24,52 @@ pub struct Node {
     pub client: String,
     /// Where other nodes reach it.
     pub peer: String,
+    /// Where it listens for them.
+    pub(crate) peer_inside: String,
     /// Where HTTP reaches it.
     pub http: String,
     folder: PathBuf,
     arguments: Vec<String>,
     process: Option<Child>,
+    caller: Option<(Callers, usize)>,
+    small_disk: Option<SmallDisk>,
 }
 
 impl Node {
     pub(crate) fn new(folder: PathBuf, [client, peer, http]: [String; 3]) -> Self {
-        Self { client, peer, http, folder, arguments: Vec::new(), process: None }
+        Self {
+            client,
+            peer_inside: peer.clone(),
+            peer,
+            http,
+            folder,
+            arguments: Vec::new(),
+            process: None,
+            caller: None,
+            small_disk: None,
+        }
+    }
+
+    /// Whoever dials for it is to be known as node `number`.
+    pub(crate) fn is_caller(&mut self, callers: Callers, number: usize) {
+        self.caller = Some((callers, number));
+    }
+
+    /// It listens at `address` and tells others what it was made with.
+    pub(crate) fn listens_behind(&mut self, address: String) {
+        self.peer_inside = address;
+    }
+
+    /// Gives it a disk of its own, if that is allowed here.
+    pub(crate) fn mount_small_disk(&mut self, bytes: u64) -> Result<()> {
+        fs::create_dir_all(self.data())?;
+        self.small_disk = SmallDisk::mount(&self.data(), bytes);
+        Ok(())
+    }
+
+    /// Its own small disk, where it was given one.
+    pub fn small_disk(&self) -> Option<&SmallDisk> {
+        self.small_disk.as_ref()
     }
 
     /// Its folder.
@@ -94,13 +132,14 @@ impl Node {
         fs::create_dir_all(&self.folder)?;
         let text = format!(
             "[node]\ndata_dir = {:?}\n[listen]\nclient = {:?}\npeer = {:?}\nhttp = {:?}\n\
-             [cluster]\nseeds = {seeds:?}\n\
+             [advertise]\npeer = {:?}\n[cluster]\nseeds = {seeds:?}\n\
              # As small as they may be: every node fills three in advance.\n\
              [journal]\nsegment_bytes = 71303168\n",
             self.data().display().to_string(),
             self.client,
-            self.peer,
+            self.peer_inside,
             self.http,
+            self.peer,
         );
         Ok(fs::write(self.config(), text)?)
     }
@@ -130,6 +169,9 @@ impl Node {
         let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("starting holdfastd")?;
         guardian::watch_process(child.id());
+        if let Some((callers, number)) = &self.caller {
+            callers.is(*number, child.id());
+        }
         self.process = Some(child);
         Ok(())
     }
@@ -180,6 +222,16 @@ impl Node {
         self.signal(Signal::CONT)
     }
 
+    /// Whether the system says that it is stopped.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn is_paused(&self) -> Result<bool> {
+        let id = self.pid().with_context(|| format!("{} does not run", self.client))?;
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    }
+
     /// SIGTERM.
     ///
     /// # Errors
@@ -220,5 +272,7 @@ impl Drop for Node {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Nothing uses it any more.
+        self.small_disk = None;
     }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use holdfast_client::{Client, ReadLevel};
-use holdfast_tests::{Cluster, Load, Options, Workload, eventually, scenario};
+use holdfast_client::Client;
+use holdfast_tests::{Cluster, Load, Options, busy, eventually, scenario};
 use tokio::task::JoinSet;
 
 use crate::key_in_each_range;
@@ -13,6 +13,8 @@ use crate::key_in_each_range;
 const FAILOVER_MAX: Duration = Duration::from_secs(3);
 /// How long a voter that has just started keeps its vote.
 const BOOT_DELAY: Duration = Duration::from_millis(840);
+/// What calls are given that must not fail.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tasks that increment one counter each, and what they were told.
 struct Counting {
@@ -58,20 +60,17 @@ fn killing_a_leader_under_load_loses_no_acknowledged_write_and_fails_no_call() {
         let client = cluster.client().await?;
         let counters = key_in_each_range(&client, "counter/")?;
         let counting = Counting::start(&client, &counters)?;
-        let mut load = Load::writes("load");
-        load.readers = vec![ReadLevel::Linearizable, ReadLevel::Lease, ReadLevel::Follower];
-        let workload = Workload::start(&client, load)?;
-        workload.acknowledges(200).await?;
+        let space = Load::keyspace(&client.with_deadline(PATIENCE)?, "load", 4).await?;
+        let load = Load::start(&space, busy(1));
+        load.acknowledges(200).await?;
         let (leader, _) = cluster.leader_of(&client, &counters[0]).await?;
         cluster.node_mut(leader).kill()?;
-        workload.acknowledges(200).await?;
+        load.acknowledges(200).await?;
         cluster.node_mut(leader).start()?;
         cluster.healthy().await?;
-        workload.acknowledges(200).await?;
+        load.acknowledges(200).await?;
         let sums = counting.stop().await?;
-        let (history, failures) = workload.stop_and_read_back().await?;
-        ensure!(failures.is_empty(), "calls failed: {failures:?}");
-        history.check()?;
+        load.stop().await?.is_flawless()?;
         for (key, acknowledged) in sums {
             let entry = client.get(key.clone()).await?;
             let value = entry.map(|e| String::from_utf8_lossy(&e.value).into_owned());
@@ -162,24 +161,23 @@ fn killing_all_nodes_at_once_under_load_loses_no_acknowledged_write() {
     scenario(Options::nodes(3), async |cluster| {
         let client = cluster.client().await?;
         let counters = key_in_each_range(&client, "counter/")?;
-        for _ in 0..2 {
+        for round in 1..=2 {
             let counting = Counting::start(&client, &counters)?;
-            let workload = Workload::start(&client, Load::writes("load"))?;
+            let space = client.with_deadline(PATIENCE)?;
+            let space = Load::keyspace(&space, &format!("load{round}"), 4).await?;
+            let load = Load::start(&space, busy(round));
             let before = total(&client, &counters).await?;
-            workload.acknowledges(300).await?;
+            load.acknowledges(300).await?;
             kill_all(cluster).await?;
             start_all(cluster).await?;
-            workload.acknowledges(100).await?;
+            load.acknowledges(100).await?;
             let sums = counting.stop().await?;
-            let (history, failures) = workload.stop_and_read_back().await?;
-            ensure!(failures.is_empty(), "calls failed: {failures:?}");
-            history.check()?;
+            load.stop().await?.is_flawless()?;
             let after = total(&client, &counters).await?;
             let counted = after - sums.values().sum::<i64>();
             // `before` was read while increments were under way, so it may contain some of them.
             ensure!(counted >= 0 && counted <= before, "{before} + {sums:?} became {after}");
             client.delete_prefix("counter/").await?;
-            client.delete_prefix("load/").await?;
         }
         Ok(())
     });
@@ -198,8 +196,9 @@ async fn total(client: &Client, keys: &[String]) -> Result<i64> {
 fn a_node_that_is_killed_again_and_again_while_it_recovers_recovers_in_the_end() {
     scenario(Options::nodes(3), async |cluster| {
         let client = cluster.client().await?;
-        let workload = Workload::start(&client, Load::writes("load"))?;
-        workload.acknowledges(300).await?;
+        let space = Load::keyspace(&client.with_deadline(PATIENCE)?, "load", 4).await?;
+        let load = Load::start(&space, busy(1));
+        load.acknowledges(300).await?;
         cluster.node_mut(2).kill()?;
         for pause in [5, 20, 50, 100, 200, 400, 800] {
             cluster.node_mut(2).start()?;
@@ -209,9 +208,8 @@ fn a_node_that_is_killed_again_and_again_while_it_recovers_recovers_in_the_end()
         }
         cluster.node_mut(2).start()?;
         cluster.healthy().await?;
-        let (history, failures) = workload.stop_and_read_back().await?;
-        ensure!(failures.is_empty(), "calls failed: {failures:?}");
-        history.check()
+        load.stop().await?.is_flawless()?;
+        Ok(())
     });
 }
 

@@ -22,6 +22,7 @@ mod restarts;
 mod semaphores;
 mod snapshots;
 mod spread;
+mod torture;
 mod transfers;
 mod ttl;
 mod watches;

@@ -3,29 +3,25 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_client::ReadLevel;
-use holdfast_tests::{Cluster, Load, Options, Workload, eventually, read_back, scenario};
+use holdfast_tests::{Cluster, Load, Options, busy, eventually, scenario};
 
 #[test]
 fn a_rolling_restart_fails_no_call_of_a_running_client() {
     scenario(Options::nodes(3), async |cluster| {
         let client = cluster.client().await?;
-        let mut load = Load::writes("load");
-        load.readers = vec![ReadLevel::Linearizable, ReadLevel::Lease, ReadLevel::Follower];
-        load.deadline = Duration::from_secs(10);
-        let workload = Workload::start(&client, load)?;
+        let client = client.with_deadline(Duration::from_secs(10))?;
+        let load = Load::start(&Load::keyspace(&client, "load", 4).await?, busy(1));
         for i in 1..=3 {
-            workload.acknowledges(50).await?;
+            load.acknowledges(50).await?;
             let status = cluster.node_mut(i).stop().await?;
             ensure!(status.success(), "node {i} ended with {status}");
-            workload.acknowledges(50).await?;
+            load.acknowledges(50).await?;
             cluster.node_mut(i).start()?;
             cluster.answers(i).await?;
             cluster.healthy().await?;
         }
-        let (history, failures) = workload.stop_and_read_back().await?;
-        ensure!(failures.is_empty(), "calls failed: {failures:?}");
-        history.check()
+        load.stop().await?.is_flawless()?;
+        Ok(())
     });
 }
 
@@ -60,9 +56,10 @@ fn a_node_that_is_stopped_hands_every_leadership_over_before_it_ends() {
 fn what_was_written_before_a_graceful_stop_of_all_nodes_is_there_after_it() {
     scenario(Options::nodes(3), async |cluster| {
         let client = cluster.client().await?;
-        let workload = Workload::start(&client, Load::writes("load"))?;
-        workload.acknowledges(300).await?;
-        let (mut history, _) = workload.stop().await;
+        let client = client.with_deadline(Duration::from_secs(30))?;
+        let load = Load::start(&Load::keyspace(&client, "load", 4).await?, busy(1));
+        load.acknowledges(300).await?;
+        let stopped = load.quit().await?;
         for i in 1..=3 {
             cluster.node(i).terminate()?;
         }
@@ -77,7 +74,7 @@ fn what_was_written_before_a_graceful_stop_of_all_nodes_is_there_after_it() {
             cluster.answers(i).await?;
         }
         cluster.healthy().await?;
-        read_back(&client, &mut history).await?;
-        history.check()
+        stopped.settle().await?.is_flawless()?;
+        Ok(())
     });
 }

@@ -1,0 +1,265 @@
+//! The parts of the scorecard: a command each, and what its lines must say.
+
+use super::table::Row;
+use super::{Outcome, after, before};
+
+/// Reads the figures off an outcome.
+type Figures = fn(&Outcome) -> Vec<Row>;
+
+/// A part.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name, for those who want only some.
+    pub name: &'static str,
+    /// A shell command, run at the root of the repository.
+    pub command: String,
+    figures: Figures,
+}
+
+impl Part {
+    fn new(name: &'static str, command: impl Into<String>, figures: Figures) -> Self {
+        Self { name, command: command.into(), figures }
+    }
+
+    /// What its command must show, and what it showed; without an outcome, nothing.
+    pub fn rows(&self, outcome: Option<&Outcome>) -> Vec<Row> {
+        let nothing = Outcome::default();
+        let mut rows = (self.figures)(outcome.unwrap_or(&nothing));
+        for row in &mut rows {
+            row.is_met &= outcome.is_some_and(|outcome| outcome.is_good);
+            if outcome.is_none() {
+                row.figure = "not run".to_owned();
+            }
+        }
+        rows
+    }
+}
+
+/// All parts, those that take least first; `seed` decides what is drawn by chance.
+pub fn parts(seed: u64) -> Vec<Part> {
+    let torture = "target/release/examples/torture";
+    let simulate = "target/release/examples/simulate";
+    vec![
+        Part::new("determinism", determinism_of(simulate, seed), determinism),
+        Part::new("abuse", format!("{torture} abuse --seconds 60 --seed {seed}"), abuse),
+        Part::new("leases", format!("{torture} leases --grants 5000 --seed {seed}"), leases),
+        Part::new("fuzz", fuzz_command(), fuzz),
+        Part::new("schedules", format!("{simulate} leases 5000 {seed}"), schedules),
+        Part::new("storage", storage_command(seed), storage),
+        Part::new("defects", "make --no-print-directory defects", defects),
+        Part::new("availability", format!("{torture} availability --events 30"), availability),
+        Part::new("simulation", format!("{simulate} campaign 240 {seed}"), simulation),
+        Part::new("torture", format!("{torture} run --minutes 16 --seed {seed}"), run),
+    ]
+}
+
+/// Every seed is run by two processes, which must come to the same trace.
+fn determinism_of(simulate: &str, seed: u64) -> String {
+    format!(
+        "same=0; for s in $(seq {seed} {}); do a=$({simulate} hash $s); b=$({simulate} hash $s); \
+         if [ \"$a\" = \"$b\" ] && [ -n \"$a\" ]; then same=$((same + 1)); \
+         else echo \"seed $s: $a, $b\"; fi; done; echo \"determinism: $same of 4 seeds the same\"; \
+         [ $same = 4 ]",
+        seed + 3
+    )
+}
+
+fn fuzz_command() -> String {
+    "set -e; ROUNDS=20000 ${CARGO:-cargo} test --release --quiet -p holdfast-lsm \
+     -p holdfast-journal --lib fuzz; echo \"fuzz: $(ls -d crates/*/tests/corpus/*/ | wc -l) \
+     targets, 20000 rounds each, 0 crashes\""
+        .to_owned()
+}
+
+fn storage_command(seed: u64) -> String {
+    format!("IMAGES=20000 FAULTS=20000 KILLS=20 SEED={seed} SCHEDULES=500 tests/storm-storage/run")
+}
+
+/// A figure that must be `0`.
+fn none(name: &str, found: Option<f64>, of: &str) -> Row {
+    let figure = found.map_or("no figure".to_owned(), |found| format!("{found} {of}"));
+    Row::new(name, "0", figure, found == Some(0.0))
+}
+
+/// A figure that must be `least` at least.
+fn least(name: &str, found: Option<f64>, least: f64) -> Row {
+    let figure = found.map_or("no figure".to_owned(), |found| found.to_string());
+    Row::new(name, &format!("≥ {least}"), figure, found.is_some_and(|found| found >= least))
+}
+
+/// A figure that must be `most` at most.
+fn most(name: &str, found: Option<f64>, most: f64, unit: &str) -> Row {
+    let figure = found.map_or("no figure".to_owned(), |found| format!("{found} {unit}"));
+    let target = format!("≤ {most} {unit}");
+    Row::new(name, &target, figure, found.is_some_and(|found| found <= most))
+}
+
+fn run(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("torture: ").unwrap_or_default();
+    let failed = before(line, "failed");
+    let of = format!("of {} runs", before(line, "runs").unwrap_or(0.0));
+    vec![
+        none("acknowledged writes lost, real processes", failed, &of),
+        none("linearizability violations, real processes", failed, &of),
+        least("… operations", before(line, "operations"), 200_000.0),
+        least("… runs under nemeses", before(line, "runs"), 20.0),
+        none("watches, nine validators: broken", failed, &of),
+        least("… events", before(line, "events"), 1_000_000.0),
+        none("fenced lost updates", failed, &of),
+        none("replicas that differ at an equal index", failed, &of),
+    ]
+}
+
+fn simulation(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line(" simulated seconds").unwrap_or_default();
+    vec![
+        least("simulation: seeds", before(line, "runs"), 200.0),
+        least("simulation: seconds", before(line, "simulated seconds"), 21_600.0),
+        none("simulation: violations", before(line, "bad"), "runs"),
+    ]
+}
+
+fn determinism(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("determinism: ").unwrap_or_default();
+    vec![least("determinism: seeds with the same trace twice, of 4", before(line, "of"), 4.0)]
+}
+
+fn defects(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line(" seeded defects caught").unwrap_or_default();
+    let caught = before(line, "of");
+    let all = before(line, "seeded defects");
+    let row = least("seeded defects caught", caught, 20.0);
+    let is_all = caught.is_some() && caught == all;
+    let figure = format!("{} of {}", row.figure, all.unwrap_or(0.0));
+    vec![Row { figure, is_met: row.is_met && is_all, ..row }]
+}
+
+fn storage(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("storm-storage: ").unwrap_or_default();
+    vec![
+        least("crash points and power images", before(line, "images"), 10_000.0),
+        none("… bad", before(line, "bad"), "images"),
+        least("single-fault corruptions", before(line, "faults"), 20_000.0),
+        none("… neither detected nor harmless", before(line, "undetected"), "faults"),
+    ]
+}
+
+fn availability(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("availability: ").unwrap_or_default();
+    let figure = |event: &str, which: &str| {
+        let (_, tail) = line.split_once(&format!("{event} p50 "))?;
+        let tail = tail.split(',').next()?;
+        if which == "p50" { tail.split(' ').next()?.parse().ok() } else { after(tail, which) }
+    };
+    vec![
+        most("no write after a leader's kill, p50", figure("kill", "p50"), 1_000.0, "ms"),
+        most("no write after a leader's kill, p99", figure("kill", "p99"), 2_500.0, "ms"),
+        most(
+            "write stall at a transfer of leadership, p99",
+            figure("transfer", "p99"),
+            500.0,
+            "ms",
+        ),
+        most("write stall at a graceful stop, p99", figure("stop", "p99"), 500.0, "ms"),
+        least("events of each kind", before(line, "events each"), 30.0),
+    ]
+}
+
+fn leases(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("leases: ").unwrap_or_default();
+    vec![
+        least("lease grants", before(line, "grants"), 5_000.0),
+        none("… that ended early", before(line, "early"), "leases"),
+    ]
+}
+
+fn schedules(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line(" lease schedules").unwrap_or_default();
+    vec![
+        least("schedules of drift, pauses and restarts", before(line, "lease schedules"), 5_000.0),
+        none("… with a stale lease or follower read", before(line, "stale"), "schedules"),
+    ]
+}
+
+fn fuzz(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("fuzz: ").unwrap_or_default();
+    vec![
+        least("fuzz targets", before(line, "targets"), 16.0),
+        none("open crashes", before(line, "crashes"), "crashes"),
+    ]
+}
+
+fn abuse(outcome: &Outcome) -> Vec<Row> {
+    let line = outcome.line("abuse: ").unwrap_or_default();
+    let limit = after(line, "% =").unwrap_or(0.0);
+    vec![most("RSS under abuse: budget + 20 %", after(line, "RSS"), limit, "MiB")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(line: &str) -> Outcome {
+        Outcome { is_good: true, lines: vec![line.to_owned()], ..Outcome::default() }
+    }
+
+    fn met(name: &str, line: &str) -> Vec<bool> {
+        let parts = parts(1);
+        let part = parts.iter().find(|part| part.name == name).expect("there is such a part");
+        part.rows(Some(&outcome(line))).iter().map(|row| row.is_met).collect()
+    }
+
+    #[test]
+    fn every_part_accepts_the_line_that_meets_its_targets() {
+        let lines = [
+            (
+                "torture",
+                "torture: 24 runs, 48 nemeses, 200114 operations, 1000000 events, 0 failed, seed 7",
+            ),
+            (
+                "simulation",
+                "240 runs, 0 bad, 9 calls answered, 21600 simulated seconds, 3.2 per second",
+            ),
+            ("determinism", "determinism: 4 of 4 seeds the same"),
+            ("defects", "22 of 22 seeded defects caught, 0 false alarms"),
+            (
+                "storage",
+                "storm-storage: 20931 images 0 bad, 20141 faults 0 undetected (1 detected)",
+            ),
+            (
+                "availability",
+                "availability: 5 of 5 met, 30 events each: kill p50 900 ms p99 2500 ms max 2600 \
+                 ms, transfer p50 3 ms p99 9 ms max 9 ms, stop p50 3 ms p99 400 ms max 400 ms",
+            ),
+            ("leases", "leases: 5001 grants, 9 sightings judged, 2 kills, 0 early, 0 late, seed 1"),
+            ("schedules", "5000 lease schedules, 0 stale of 9000 lease reads, 80 s"),
+            ("fuzz", "fuzz: 16 targets, 20000 rounds each, 0 crashes"),
+            (
+                "abuse",
+                "abuse: RSS 700 MiB at most, budget 960 MiB + 20 % = 1152 MiB, 9 MiB written, met",
+            ),
+        ];
+        assert_eq!(lines.len(), parts(1).len());
+        for (name, line) in lines {
+            let met = met(name, line);
+            assert!(!met.is_empty() && met.iter().all(|is_met| *is_met), "{name}: {met:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_failed_or_said_nothing_or_too_little_has_missed_its_figures() {
+        for part in parts(1) {
+            assert!(part.rows(None).iter().all(|row| !row.is_met), "{}", part.name);
+            let silent = part.rows(Some(&outcome("")));
+            assert!(silent.iter().all(|row| !row.is_met), "{}: {silent:?}", part.name);
+        }
+        let few =
+            "torture: 24 runs, 48 nemeses, 199999 operations, 999999 events, 1 failed, seed 7";
+        assert_eq!(met("torture", few).iter().filter(|is_met| **is_met).count(), 1);
+        let good = "fuzz: 16 targets, 20000 rounds each, 0 crashes";
+        let failed = Outcome { is_good: false, ..outcome(good) };
+        let parts = parts(1);
+        let part = parts.iter().find(|part| part.name == "fuzz").expect("there is such a part");
+        assert!(part.rows(Some(&failed)).iter().all(|row| !row.is_met));
+    }
+}
