@@ -19,6 +19,10 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// What this node is, hosts and reaches. Works in every state.
     fn status(&self) -> v1::StatusResponse;
 
+    /// Asks range 0 for a keyspace that this node's copy of the map does not name. Afterwards the
+    /// copy names it, if it exists.
+    fn look_for_keyspace<'a>(&'a self, call: &'a Call, name: &'a str) -> Reply<'a, ()>;
+
     /// Hands the leadership of a range to a node, or to any up-to-date voter.
     fn transfer_leader<'a>(
         &'a self,

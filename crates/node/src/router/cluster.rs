@@ -135,7 +135,7 @@ fn own_keyspace(name: &str) -> Result<(), ApiError> {
 }
 
 /// 1 … 255 bytes of `[a-z0-9._-]`, not starting with a dot.
-fn keyspace_name(name: &str) -> Result<(), ApiError> {
+pub(super) fn keyspace_name(name: &str) -> Result<(), ApiError> {
     at_most("bytes of a keyspace's name", limits::NAME_BYTES_MAX, name.len())?;
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
     if name.is_empty() || name.starts_with('.') || !name.bytes().all(letter) {

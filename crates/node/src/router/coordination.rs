@@ -31,7 +31,7 @@ impl Gateway {
         session: SessionOf,
         operation: kv::Operation,
     ) -> Result<Answer<u64>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &session.keyspace).await?;
         self.allow(call, Verb::Write, &session.keyspace, Keys::None)?;
         let place = Place::Range { keyspace: &session.keyspace, range: session.range };
         match self.propose_one(call, place, None, operation).await? {
@@ -47,7 +47,7 @@ impl Gateway {
         call: &Call,
         request: LeaseGrant,
     ) -> Result<Answer<kv::LeaseOutcome>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         limits::ttl(request.ttl_ms)?;
         self.allow(call, Verb::Write, &request.keyspace, Keys::One(&request.key))?;
         let at = self.position_of_lease(&request)?;
@@ -111,7 +111,7 @@ impl Gateway {
         keyspace: &str,
         id: LeaseId,
     ) -> Result<Answer<LeaseRemaining>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, keyspace).await?;
         self.allow(call, Verb::Write, keyspace, Keys::None)?;
         let place = Place::Position { keyspace, position: id.position() };
         let renew = Renew { leases: vec![id.0] };
@@ -132,7 +132,7 @@ impl Gateway {
         id: LeaseId,
         session: Option<SessionTag>,
     ) -> Result<Answer<kv::LeaseOutcome>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, keyspace).await?;
         self.allow(call, Verb::Write, keyspace, Keys::None)?;
         let place = Place::Position { keyspace, position: id.position() };
         match self.propose_one(call, place, session, LeaseRevoke { id: id.0 }).await? {
@@ -148,7 +148,7 @@ impl Gateway {
         id: LeaseId,
         keys: bool,
     ) -> Result<Answer<Option<LeaseState>>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, keyspace).await?;
         self.allow(call, Verb::Read, keyspace, Keys::None)?;
         let place = Place::Position { keyspace, position: id.position() };
         let query = Query::Lease { id, keys };
@@ -175,7 +175,7 @@ impl Gateway {
         call: &Call,
         request: LockAcquire,
     ) -> Result<Answer<LockAcquired>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.lock.keyspace).await?;
         limits::ttl(request.ttl_ms)?;
         let place = self.place_of_lock(call, &request.lock, Verb::Write)?;
         let operation = AcquireCommand {
@@ -203,7 +203,7 @@ impl Gateway {
         call: &Call,
         request: LockKeepAlive,
     ) -> Result<Answer<u64>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.lock.keyspace).await?;
         let place = self.place_of_lock(call, &request.lock, Verb::Write)?;
         let (name, owner) = (request.lock.name.clone(), request.lock.owner.clone());
         let operation = KeepCommand { name, owner, token: request.token };
@@ -220,7 +220,7 @@ impl Gateway {
         call: &Call,
         request: LockRelease,
     ) -> Result<Answer<bool>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.lock.keyspace).await?;
         let place = self.place_of_lock(call, &request.lock, Verb::Write)?;
         let (name, owner) = (request.lock.name.clone(), request.lock.owner.clone());
         let operation = ReleaseCommand { name, owner, token: request.token, queue_only: false };
@@ -241,7 +241,7 @@ impl Gateway {
         name: Bytes,
         read: ReadOptions,
     ) -> Result<Answer<kv::LockState>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, keyspace).await?;
         lock_name(&name)?;
         self.allow(call, Verb::Read, keyspace, Keys::One(&name))?;
         let place = Place::Position { keyspace, position: position(&name) };

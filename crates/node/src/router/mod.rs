@@ -29,7 +29,9 @@ use std::time::Duration;
 
 use holdfast_env::{Clock, Entropy};
 use holdfast_kv as kv;
-use holdfast_model::{ClusterMap, KeyspaceDescriptor, MapError, NodeId, RangeDescriptor, RangeId};
+use holdfast_model::{
+    ClusterMap, KeyspaceDescriptor, MapError, NodeId, RangeDescriptor, RangeId, SYSTEM_KEYSPACE,
+};
 use holdfast_replica::Replica;
 use holdfast_runtime::Pool;
 
@@ -169,6 +171,25 @@ impl Gateway {
             let outcome = error.map(ToString::to_string).unwrap_or_else(|| "ok".into());
             tracing::warn!(operation, elapsed_ms = ms, outcome, "slow request");
         }
+    }
+
+    /// Lets a call on `keyspace` in. Where this node's copy of the map does not name the keyspace,
+    /// range 0 is asked first: nobody is refused because of a copy that lags.
+    pub(crate) async fn enter(&self, call: &Call, keyspace: &str) -> Result<(), ApiError> {
+        self.parts.host.admit()?;
+        let is_known = {
+            let map = self.parts.map.peek();
+            // Before it belongs to a cluster a node has nobody to ask; that of range 0 is what it
+            // would ask.
+            map.cluster.0 == 0 || keyspace == SYSTEM_KEYSPACE || map.keyspace(keyspace).is_ok()
+        };
+        // A name that no keyspace can have is looked for nowhere.
+        if is_known || call.direct || cluster::keyspace_name(keyspace).is_err() {
+            return Ok(());
+        }
+        self.parts.admin.look_for_keyspace(call, keyspace).await.map_err(|error| {
+            ApiError::NotReady(format!("whether keyspace {keyspace:?} exists: {error}"))
+        })
     }
 
     fn allow(

@@ -18,7 +18,7 @@ use crate::limits::{MIN_POINTS_MAX, at_most};
 impl Gateway {
     /// Reads one key; see [`crate::api::Kv::get`].
     pub async fn get(&self, call: &Call, request: Get) -> Result<Answer<Found>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         self.parts.limits.key(&request.key)?;
         check_options(&request.read)?;
         self.allow(call, Verb::Read, &request.keyspace, Keys::One(&request.key))?;
@@ -40,7 +40,7 @@ impl Gateway {
         call: &Call,
         request: BatchGet,
     ) -> Result<Answer<Vec<ItemFound>>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         let BatchGet { keyspace, keys, read } = request;
         at_most("batch keys", self.parts.limits.batch_operations_max, keys.len())?;
         if keys.is_empty() {

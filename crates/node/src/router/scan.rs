@@ -45,7 +45,7 @@ impl Gateway {
                 call.deadline = Deadline::after(time);
                 let started = gateway.now();
                 let mut merge = match stage {
-                    Stage::Begin(request) => match Merge::begin(&gateway, &call, *request) {
+                    Stage::Begin(request) => match Merge::begin(&gateway, &call, *request).await {
                         Ok(merge) => merge,
                         Err(error) => {
                             gateway.finished(Operation::Scan, None, Some(&error), started);
@@ -116,8 +116,8 @@ struct Merge {
 }
 
 impl Merge {
-    fn begin(gateway: &Gateway, call: &Call, request: Scan) -> Result<Self, ApiError> {
-        gateway.parts.host.admit()?;
+    async fn begin(gateway: &Gateway, call: &Call, request: Scan) -> Result<Self, ApiError> {
+        gateway.enter(call, &request.keyspace).await?;
         check_options(&request.read)?;
         let interval = interval_of(gateway, &request)?;
         let keys = Keys::Interval { start: &interval.start, end: &interval.end };

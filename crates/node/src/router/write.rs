@@ -27,7 +27,7 @@ impl Gateway {
         call: &Call,
         request: Write,
     ) -> Result<Answer<kv::Outcome>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         let Write { keyspace, operation, session } = request;
         self.allow_operation(call, &keyspace, &operation)?;
         let place = match &operation {
@@ -134,7 +134,7 @@ impl Gateway {
         call: &Call,
         request: DeletePrefix,
     ) -> Result<Answer<Deleted>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         let DeletePrefix { keyspace, prefix, session } = request;
         self.parts.limits.bound("prefix bytes", &prefix)?;
         let interval = Interval::prefix(&prefix);
@@ -198,7 +198,7 @@ impl Gateway {
         call: &Call,
         request: BatchWrite,
     ) -> Result<Answer<Vec<ItemWritten>>, ApiError> {
-        self.parts.host.admit()?;
+        self.enter(call, &request.keyspace).await?;
         let BatchWrite { keyspace, items, session } = request;
         at_most("batch operations", self.parts.limits.batch_operations_max, items.len())?;
         if items.is_empty() {

@@ -113,6 +113,10 @@ impl ClusterAdmin for Admin {
         self.0.status()
     }
 
+    fn look_for_keyspace<'a>(&'a self, call: &'a Call, name: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.0.look_for_keyspace(name, call.deadline))
+    }
+
     fn transfer_leader<'a>(
         &'a self,
         call: &'a Call,

@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_kv::{EventKind, RevisionEvents};
 use holdfast_model::Revision;
-use holdfast_runtime::Stop;
+use holdfast_runtime::{Deadline, Stop};
 use holdfast_wire::v1::MapResponse;
 
 use super::System;
-use super::layout::Records;
-use crate::api::{ApiError, WatchItem};
+use super::layout::{self, Records};
+use super::store::ACCESS_TIMEOUT;
+use crate::api::{ApiError, ReadLevel, WatchItem};
 use crate::sealed::{self, Kind};
 
 /// Wait before range 0 is read again after the watch ended.
@@ -36,7 +37,8 @@ impl System {
 
     async fn follow_once(&self) -> Result<(), ApiError> {
         let store = self.store()?;
-        let mut records = store.records().await?;
+        let deadline = Deadline::after(ACCESS_TIMEOUT);
+        let mut records = store.records(ReadLevel::Follower, deadline).await?;
         self.publish(&records);
         let mut changes = store.watch(Revision(records.revision + 1));
         while let Some(item) = changes.next().await {
@@ -53,10 +55,37 @@ impl System {
         Ok(())
     }
 
-    /// Makes `records` what this node knows. Until range 0 says that the cluster is founded, the
-    /// map of the founding stays.
+    /// Brings the copy up to date with a keyspace it does not name; without that keyspace it does
+    /// not exist. Cost: a linearizable read of range 0, and of all of it where the copy lags.
+    ///
+    /// # Errors
+    /// Those of reading range 0: then nobody knows.
+    pub(super) async fn look_for_keyspace(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<(), ApiError> {
+        let store = self.store()?;
+        if store.get(layout::keyspace_key(name), deadline).await?.is_none() {
+            return Ok(());
+        }
+        let turn = deadline.limit(self.catching_up.lock()).await;
+        let _turn = turn.map_err(|_| ApiError::NotReady("the map is being read".into()))?;
+        // Whoever had the turn before may have brought it.
+        if self.map.peek().keyspace(name).is_err() {
+            let records = store.records(ReadLevel::Linearizable, deadline).await?;
+            self.publish(&records);
+        }
+        Ok(())
+    }
+
+    /// Makes `records` what this node knows, unless it knows newer ones. Until range 0 says that
+    /// the cluster is founded, the map of the founding stays.
     fn publish(&self, records: &Records) {
-        if records.cluster.is_none() || *records == **self.records.load() {
+        let _one_at_a_time = self.publishing.lock();
+        let known = self.records.load();
+        let is_older = records.revision < known.revision;
+        if records.cluster.is_none() || is_older || *records == **known {
             return;
         }
         match records.map() {

@@ -119,6 +119,10 @@ pub struct System {
     state: AtomicU8,
     store: OnceLock<SystemStore>,
     records: ArcSwap<Records>,
+    /// Held while the copies of range 0 are replaced.
+    publishing: parking_lot::Mutex<()>,
+    /// Held by the one call that reads range 0 because the copy lacks something.
+    catching_up: tokio::sync::Mutex<()>,
     /// Wakes the steward.
     changed: Notify,
     founding: Arc<tokio::sync::Mutex<()>>,
@@ -145,6 +149,8 @@ impl System {
             state: AtomicU8::new(State::Starting as u8),
             store: OnceLock::new(),
             records: ArcSwap::default(),
+            publishing: parking_lot::Mutex::default(),
+            catching_up: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             founding: Arc::default(),
         })

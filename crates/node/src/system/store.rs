@@ -119,15 +119,19 @@ impl SystemStore {
         }
     }
 
-    /// All records as some replica has them now, and the revision they stand for.
-    pub(super) async fn records(&self) -> Result<Records, ApiError> {
+    /// All records as fresh as `level` says, and the revision they stand for.
+    pub(super) async fn records(
+        &self,
+        level: ReadLevel,
+        deadline: Deadline,
+    ) -> Result<Records, ApiError> {
         let scan = Scan {
             keyspace: SYSTEM_KEYSPACE.into(),
             prefix: Bytes::from_static(PREFIX),
-            read: ReadOptions { level: ReadLevel::Follower, ..ReadOptions::default() },
+            read: ReadOptions { level, ..ReadOptions::default() },
             ..Scan::default()
         };
-        let call = Self::call(Deadline::after(ACCESS_TIMEOUT));
+        let call = Self::call(deadline);
         let mut pages = self.kv.scan(&call, scan);
         let mut records = Records::default();
         while let Some(page) = pages.next().await {

@@ -253,3 +253,45 @@ async fn replicas_of_a_tiered_keyspace_are_tiered_and_still_are_after_a_restart(
     assert_eq!(keyspaces["levels"].compaction, Compaction::Leveled);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_missed_the_creation_of_a_keyspace_does_not_deny_it() {
+    let (_turn, mut nodes) = three().await;
+    let absent = nodes.pop().unwrap().stopped().await;
+    let create = v1::CreateKeyspaceRequest { name: "new".into(), ..Default::default() };
+    ClusterClient::new(nodes[0].channel().await).create_keyspace(create).await.unwrap();
+    let mut others = Vec::new();
+    for node in nodes {
+        others.push(node.stopped().await);
+    }
+    let back = absent.start(false).await;
+    let asked = |time: Duration| {
+        let mut request =
+            tonic::Request::new(v1::PutRequest { keyspace: "new".into(), ..put("k", "x") });
+        request.set_timeout(time);
+        request
+    };
+    let mut kv = back.kv().await;
+    // Alone it cannot know.
+    let error = kv.put(asked(Duration::from_secs(1))).await.unwrap_err();
+    let info = holdfast_wire::error_info(&error).unwrap();
+    assert!(info.retryable && info.code() != ErrorCode::UnknownKeyspace, "{info:?}");
+    let mut nodes = vec![back];
+    for other in others {
+        nodes.push(other.start(false).await);
+    }
+    // It asks by itself, as soon as there is somebody to ask.
+    eventually("the keyspace is served", || {
+        let mut kv = kv.clone();
+        async move {
+            let answer = kv.put(asked(Duration::from_secs(10))).await;
+            let info = answer.as_ref().err().map(|e| holdfast_wire::error_info(e).unwrap());
+            assert!(info.as_ref().is_none_or(|info| info.retryable), "{info:?}");
+            answer.is_ok()
+        }
+    })
+    .await;
+    for node in nodes {
+        node.stop().await;
+    }
+}

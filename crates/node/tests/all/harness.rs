@@ -73,17 +73,35 @@ impl Running {
 
     /// The same node, stopped and started again.
     pub async fn restarted(self) -> Self {
-        let Self { node, host, _dir } = self;
-        node.shutdown(Duration::from_secs(2)).await;
-        drop(node);
-        let node = start(_dir.path(), &host, true).await;
-        let running = Self { node, host, _dir };
+        let running = self.stopped().await.start(true).await;
         running.ready().await;
         running
     }
 
+    /// What is left of it once it has stopped.
+    pub async fn stopped(self) -> Stopped {
+        let Self { node, host, _dir: dir } = self;
+        node.shutdown(Duration::from_secs(2)).await;
+        Stopped { host, dir }
+    }
+
     pub async fn stop(self) {
         self.node.shutdown(Duration::from_secs(2)).await;
+    }
+}
+
+/// A node that was stopped and may come back.
+pub struct Stopped {
+    host: String,
+    dir: TempDir,
+}
+
+impl Stopped {
+    /// The node again, before it is ready; `single` where it is a cluster by itself.
+    pub async fn start(self, single: bool) -> Running {
+        let Self { host, dir } = self;
+        let node = start(dir.path(), &host, single).await;
+        Running { node, host, _dir: dir }
     }
 }
 

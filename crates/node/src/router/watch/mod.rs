@@ -58,6 +58,7 @@ async fn open(
     call: Call,
     request: Watch,
 ) -> Result<BoxStream<'static, WatchItem>, ApiError> {
+    gateway.enter(&call, &request.keyspace).await?;
     let question = question(&gateway, &call, &request)?;
     let keyspace: std::sync::Arc<str> = request.keyspace.as_str().into();
     let arms = question.begins.iter().map(|begin| {
@@ -91,7 +92,6 @@ fn refused(header: Header, error: ApiError, request: &Watch) -> BoxStream<'stati
 }
 
 fn question(gateway: &Gateway, call: &Call, request: &Watch) -> Result<Question, ApiError> {
-    gateway.parts.host.admit()?;
     let limits = &gateway.parts.limits;
     let interval = if request.prefix {
         limits.bound("prefix bytes", &request.key)?;
