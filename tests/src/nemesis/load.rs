@@ -26,6 +26,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const CONSUMERS: usize = 24;
 /// Connections of a flood.
 const CONNECTIONS: usize = 800;
+/// Attempts to have them.
+const CONNECTIONS_TRIED_MAX: usize = CONNECTIONS + 20;
+/// What one connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longer than any request may be.
 const HUGE_BYTES: usize = 24 << 20;
 
@@ -169,9 +173,13 @@ impl Nemesis for Flood {
         let free = field.free();
         let node = *free.first().context("no node is free")?;
         let address: SocketAddr = field.cluster.node(node).client.parse()?;
-        for n in 0..CONNECTIONS {
-            let limit = Duration::from_millis(200);
-            let Ok(mut stream) = TcpStream::connect_timeout(&address, limit) else { break };
+        for n in 0..CONNECTIONS_TRIED_MAX {
+            if self.connections.len() >= CONNECTIONS {
+                break;
+            }
+            // The queue of those that are not accepted yet is short, and the machine is busy.
+            let attempt = TcpStream::connect_timeout(&address, CONNECT_LIMIT);
+            let Ok(mut stream) = attempt else { continue };
             if n % 2 == 0 {
                 // Half of them begin as clients do.
                 let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");

@@ -63,7 +63,7 @@ impl Sum {
             }
             Err(error) => {
                 self.failed.push(seed);
-                format!("run {seed}: {nodes} nodes, {names}: FAILED: {error:?}")
+                format!("run {seed}: {nodes} nodes, {names}: FAILED: {error:#}")
             }
         }
     }
