@@ -63,9 +63,11 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
         }
         inner.progress.look_for_due(&inner.reader);
         let mut is_backlog = false;
+        let mut term = inner.leadership.info().term;
         while let Some(now_ms) = inner.leadership.stamp_ms() {
             let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
             if due_ms > now_ms {
+                inner.leadership.settle(term);
                 let wait = Duration::from_millis(due_ms - now_ms).min(DUE_SLEEP_MAX);
                 tokio::select! {
                     () = sleep(wait) => {}
@@ -78,6 +80,7 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
                     true => expire_of_backlog(&inner).await,
                 };
             }
+            term = inner.leadership.info().term;
         }
     }
 }
@@ -119,12 +122,15 @@ async fn urgent_due(inner: &Inner) {
 /// One `Expire`; whether there is more to remove.
 async fn expire_once(inner: &Inner) -> bool {
     let command = Command::single(Expire { keys_max: EXPIRE_KEYS_MAX });
-    let deadline = Deadline::after(PROPOSAL_MAX);
+    let (term, deadline) = (inner.leadership.info().term, Deadline::after(PROPOSAL_MAX));
     match inner.proposer.propose(&command, deadline).await {
-        Ok(committed) => match committed.outcomes.first() {
-            Some(Outcome::Expired { more: true, .. }) => return true,
-            _ => inner.progress.look_for_due(&inner.reader),
-        },
+        Ok(committed) => {
+            inner.leadership.settle(term);
+            match committed.outcomes.first() {
+                Some(Outcome::Expired { more: true, .. }) => return true,
+                _ => inner.progress.look_for_due(&inner.reader),
+            }
+        }
         Err(error) => {
             tracing::debug!(range = %inner.options.range, %error, "expire refused");
             sleep(REFUSED_PAUSE).await;

@@ -61,6 +61,8 @@ pub(crate) struct Leadership {
     /// Range clock and monotonic time of the last apply, so that a new leader goes on from there.
     applied_clock_ms: AtomicU64,
     applied_at_nanos: AtomicU64,
+    /// The last term of our own in which everything was removed that had ended before it began.
+    settled: watch::Sender<Term>,
 }
 
 impl Leadership {
@@ -81,6 +83,7 @@ impl Leadership {
             time: Mutex::default(),
             applied_clock_ms: AtomicU64::new(0),
             applied_at_nanos: AtomicU64::new(u64::MAX),
+            settled: watch::Sender::new(Term::default()),
         }
     }
 
@@ -116,6 +119,30 @@ impl Leadership {
         self.is_leader.store(leads, Ordering::Release);
         if before != info {
             self.info.send_replace(info);
+        }
+    }
+
+    /// Notes that the range clock has caught up with the time of `term`, a term of our own: what
+    /// ended while nobody led is shown no more.
+    pub(crate) fn settle(&self, term: Term) {
+        self.settled.send_if_modified(|settled| {
+            let is_news = *settled < term;
+            *settled = term.max(*settled);
+            is_news
+        });
+    }
+
+    /// Waits until the present term is settled, or is over.
+    pub(crate) async fn settled(&self) {
+        let (mut settled, mut leaders) = (self.settled.subscribe(), self.watch());
+        let term = self.info().term;
+        if *settled.borrow() >= term {
+            return;
+        }
+        // Neither sender goes before this does.
+        tokio::select! {
+            _ = settled.wait_for(|settled| *settled >= term) => {}
+            _ = leaders.wait_for(|info| info.role != Role::Leader || info.term != term) => {}
         }
     }
 

@@ -170,7 +170,9 @@ impl ReplicaOptions {
             enable_pre_vote: Some(true),
             enable_leader_restore: Some(false),
             allow_log_reversion: None,
-            quorum_loss_probe_interval: None,
+            // A leader that is heard, and hears nobody, falls silent for so long that the others
+            // elect: its own lease and theirs have run out by then.
+            quorum_loss_probe_interval: Some(2 * ms(t.election_max)),
             max_payload_entries: 1_024,
             max_append_entries: Some(1_024),
             replication_lag_threshold: 500,

@@ -113,6 +113,11 @@ impl RoundTask {
     }
 
     async fn lead_round(&self) -> Result<ReadIndex, ReadError> {
+        // What ended while nobody led must not be shown: the range's clock goes on with the first
+        // entry of this term.
+        if timeout(ROUND_MAX, self.leadership.settled()).await.is_err() {
+            return Err(ReadError::NoQuorum("this term's clock has not begun".into()));
+        }
         let age_max = match self.assurance {
             Assurance::Quorum => Duration::ZERO,
             Assurance::Lease(age_max) => age_max,

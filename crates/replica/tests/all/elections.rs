@@ -54,6 +54,18 @@ async fn without_the_hint_an_ordinary_election_takes_the_dead_leaders_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_is_heard_but_hears_nobody_is_replaced() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let old = cluster.leader().await.id();
+    cluster.net.deafen(old);
+    let began = cluster.clock.monotonic();
+    cluster.propose_without(old, &put("after", "v")).await;
+    let took = cluster.clock.monotonic() - began;
+    assert!(took < Duration::from_millis(2_500), "no write for {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_connection_to_a_living_leader_deposes_nobody() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 const LATENCY: Duration = Duration::from_millis(1);
+/// How long a caller waits for an answer that does not come.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a snapshot that travel together.
 pub const SNAPSHOT_CHUNK: usize = 1 << 10;
 const SNAPSHOT_PAUSE: Duration = Duration::from_micros(100);
@@ -26,6 +28,8 @@ const SNAPSHOT_PAUSE: Duration = Duration::from_micros(100);
 pub struct Net {
     replicas: Mutex<BTreeMap<ReplicaId, Replica>>,
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// Nodes that are heard, and hear nothing.
+    deaf: Mutex<BTreeSet<NodeId>>,
     pub urgent_heartbeats: AtomicUsize,
     pub read_indexes: AtomicUsize,
     pub snapshots: AtomicUsize,
@@ -54,6 +58,15 @@ impl Net {
                 false => cut.insert(link),
             };
         }
+    }
+
+    /// Whatever is sent to `id` is lost without a word from now on.
+    pub fn deafen(&self, id: NodeId) {
+        self.deaf.lock().insert(id);
+    }
+
+    fn is_deaf(&self, id: NodeId) -> bool {
+        self.deaf.lock().contains(&id)
     }
 
     /// Counts bytes of a snapshot, unless it is to break before them.
@@ -104,9 +117,17 @@ impl End {
         Box::pin(async move {
             net.reach(node, &to)?;
             sleep(LATENCY).await;
+            if net.is_deaf(to.node) {
+                sleep(PATIENCE).await;
+                return Err(PeerError::Timeout);
+            }
             let replica = net.reach(node, &to)?;
             let answer = serve(replica).await.map_err(|e| PeerError::Refused(e.to_string()))?;
             sleep(LATENCY).await;
+            if net.is_deaf(node) {
+                sleep(PATIENCE).await;
+                return Err(PeerError::Timeout);
+            }
             net.reach(node, &to)?;
             Ok(answer)
         })
@@ -125,6 +146,9 @@ impl Peers for End {
         spawn(async move {
             while let Some(request) = outgoing.recv().await {
                 sleep(LATENCY).await;
+                if there.is_deaf(to.node) {
+                    continue;
+                }
                 if there.reach(node, &to).is_err() || incoming.send(request).await.is_err() {
                     return;
                 }
@@ -133,6 +157,9 @@ impl Peers for End {
         spawn(async move {
             while let Some(answer) = served.recv().await {
                 sleep(LATENCY).await;
+                if back.is_deaf(node) {
+                    continue;
+                }
                 let answer = back.reach(node, &to).map(|_| answer);
                 let broken = answer.is_err();
                 if answers.send(answer).await.is_err() || broken {

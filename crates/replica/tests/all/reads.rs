@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_env::Clock;
+use holdfast_kv::command::Put;
+use holdfast_kv::{Command, Operation};
 use holdfast_replica::{ReadError, ReadLevel, ReadRequest};
 use holdfast_runtime::{Deadline, sleep, spawn};
 
@@ -116,6 +118,26 @@ async fn a_deposed_leader_never_serves_what_its_successor_has_replaced() {
     let served = watcher.await.unwrap();
     assert!(!served.is_empty(), "the lease lasted a while");
     assert!(served.iter().all(|moment| *moment < replaced), "{served:?} against {replaced:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_while_nobody_led_is_shown_by_no_later_leader() {
+    let cluster = Cluster::start(3).await;
+    let brief = Put { key: "brief".into(), value: "v".into(), ttl_ms: 1_000, ..Put::default() };
+    cluster.propose(&Command::single(Operation::Put(brief))).await;
+    cluster.settle().await;
+    let old = cluster.leader().await.id();
+    let ids: Vec<_> = cluster.nodes.keys().copied().collect();
+    ids.iter().for_each(|id| cluster.isolate(*id, true));
+    sleep(Duration::from_secs(3)).await;
+    let others: Vec<_> = cluster.nodes.values().filter(|node| node.id() != old).collect();
+    assert!(others.iter().all(|node| node.peek("brief").is_some()), "nobody could remove it");
+    // Reads that wait for whoever leads next are answered as soon as somebody does.
+    let levels = [ReadLevel::Lease, ReadLevel::Linearizable];
+    let reads = others.iter().flat_map(|node| levels.map(|level| read(node, "brief", level)));
+    let reads = futures_util::future::join_all(reads);
+    cluster.net.set_link(others[0].id(), others[1].id(), true);
+    assert_eq!(reads.await, vec![Ok(None); 4]);
 }
 
 #[tokio::test(start_paused = true)]
