@@ -13,6 +13,7 @@ mod founding;
 mod http;
 mod journal;
 mod keys;
+mod late_maps;
 mod local;
 mod locks;
 mod metrics;

@@ -444,6 +444,13 @@ impl cluster_server::Cluster for Node {
         Ok(Response::new(v1::StatusResponse { node_id, version, ..Default::default() }))
     }
 
+    async fn state_hash(
+        &self,
+        _: Request<v1::StateHashRequest>,
+    ) -> Answer<v1::StateHashResponse> {
+        unexpected()
+    }
+
     async fn transfer_leader(
         &self,
         _: Request<v1::TransferLeaderRequest>,

@@ -69,6 +69,18 @@ pub trait Cluster: Send + Sync + 'static {
     /// What this node is, hosts and reaches.
     fn status(&self, call: &Call) -> Result<v1::StatusResponse, super::ApiError>;
 
+    /// A hash of everything that this node's own replica of a range holds. Reads all of it: for
+    /// those who compare replicas.
+    ///
+    /// # Errors
+    /// [`super::ApiError::NotHere`] without a replica here; [`super::ApiError::NotReady`] if it
+    /// applied entries meanwhile: ask again.
+    fn state_hash<'a>(
+        &'a self,
+        call: &'a Call,
+        request: v1::StateHashRequest,
+    ) -> Reply<'a, v1::StateHashResponse>;
+
     /// Hands leadership over.
     fn transfer_leader<'a>(
         &'a self,

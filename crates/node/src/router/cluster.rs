@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
-use holdfast_model::{ClusterMap, DEFAULT_KEYSPACE, ETCD_KEYSPACE, SYSTEM_KEYSPACE, limits};
+use holdfast_model::{
+    ClusterMap, DEFAULT_KEYSPACE, ETCD_KEYSPACE, RangeId, SYSTEM_KEYSPACE, limits,
+};
 use holdfast_wire::v1;
 use tokio_stream::wrappers::WatchStream;
 
 use super::Gateway;
+use super::serve::engine_error;
 use crate::api::{ApiError, Call, Cluster, Items, Reply};
 use crate::auth::{Keys, Verb};
 use crate::limits::at_most;
@@ -55,6 +58,34 @@ impl Cluster for Gateway {
     fn status(&self, call: &Call) -> Result<v1::StatusResponse, ApiError> {
         self.allow(call, Verb::Observe, "", Keys::None)?;
         Ok(self.parts.admin.status())
+    }
+
+    fn state_hash<'a>(
+        &'a self,
+        call: &'a Call,
+        request: v1::StateHashRequest,
+    ) -> Reply<'a, v1::StateHashResponse> {
+        async move {
+            self.parts.host.admit()?;
+            self.administer(call)?;
+            let range = RangeId(request.range_id);
+            let replica = self.parts.host.replica(range).ok_or_else(|| {
+                ApiError::NotHere(format!("this node has no replica of range {}", range.0))
+            })?;
+            let reader = replica.reader().clone();
+            let hash = self.parts.pool.run(move || {
+                let before = reader.point().index;
+                let hash = reader.state_hash()?;
+                Ok((reader.point().index == before).then_some((before.0, hash)))
+            });
+            let hash = hash.await.map_err(|error| ApiError::NotReady(error.to_string()))?;
+            let (applied_index, hash) = hash.map_err(engine_error)?.ok_or_else(|| {
+                ApiError::NotReady(format!("range {} applied entries meanwhile", range.0))
+            })?;
+            let replica_id = replica.options().replica.0;
+            Ok(v1::StateHashResponse { replica_id, applied_index, hash })
+        }
+        .boxed()
     }
 
     fn transfer_leader<'a>(

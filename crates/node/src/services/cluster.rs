@@ -55,6 +55,14 @@ impl v1::cluster_server::Cluster for Service {
         self.done(Operation::Cluster, None, started, result)
     }
 
+    async fn state_hash(
+        &self,
+        request: Request<v1::StateHashRequest>,
+    ) -> Result<Response<v1::StateHashResponse>, Status> {
+        self.administer(request, |gateway, call, asked| Cluster::state_hash(gateway, call, asked))
+            .await
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<v1::TransferLeaderRequest>,
