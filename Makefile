@@ -77,7 +77,7 @@ torture: ## real processes under every workload and nemesis (MINUTES=10 SEED= ON
 score: ## the scorecard, all of it or PARTS="torture leases …", written to tests/score (SEED=)
 	@$(CARGO) build --release --workspace --bins --quiet
 	@$(CARGO) build --release --quiet -p holdfast-testkit -p holdfast-tests --examples
-	@target/release/examples/score --seed $(or $(SEED),1) $(PARTS)
+	@$${CARGO_TARGET_DIR:-target}/release/examples/score --seed $(or $(SEED),1) $(PARTS)
 
 ci: ## what decides whether a change lands
 	@.ci/run

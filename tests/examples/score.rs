@@ -31,7 +31,8 @@ fn score() -> Result<bool> {
     }
     let (root, folder) = (Path::new("."), Path::new(FOLDER));
     let commit = commit()?;
-    let parts = parts(seed);
+    let own = std::env::current_exe()?;
+    let parts = parts(own.parent().context("a program lies in a folder")?, seed);
     for name in &arguments {
         let is_one = parts.iter().any(|part| part.name == name);
         let names: Vec<&str> = parts.iter().map(|part| part.name).collect();

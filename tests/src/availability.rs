@@ -53,8 +53,9 @@ impl Event {
     pub fn target(self) -> (Option<Duration>, Option<Duration>) {
         match self {
             Self::Kill => (Some(Duration::from_secs(1)), Some(Duration::from_millis(2_500))),
+            // Whoever falls silent is no worse than who dies.
+            Self::Pause | Self::Isolate => (None, Some(Duration::from_millis(2_500))),
             Self::Transfer | Self::Stop => (None, Some(Duration::from_millis(500))),
-            Self::Pause | Self::Isolate => (None, None),
         }
     }
 }

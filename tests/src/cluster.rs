@@ -338,6 +338,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Keeps what the nodes have said in the run of `seed`; where.
+    pub(crate) fn keep_logs(&self, seed: u64) -> Result<Vec<String>> {
+        let logs = (1..).zip(&self.nodes).map(|(i, node)| {
+            let name = format!("log-{}-{seed}-n{i}.txt", std::process::id());
+            let path = crate::keep(&name, node.log().as_bytes())?;
+            Ok(format!("    log of node {i}: {}", path.display()))
+        });
+        logs.collect()
+    }
+
     /// Prints the end of every node's log.
     pub(crate) fn print_logs(&self) {
         for (i, node) in self.nodes.iter().enumerate() {

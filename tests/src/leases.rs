@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::cluster::{Cluster, Options};
-use crate::load::{Load, PUNCTUALITY, fault};
+use crate::load::{Load, PUNCTUALITY, fault, keep_history};
 
 /// Who grants, at once.
 const HOLDERS: u32 = 200;
@@ -119,10 +119,7 @@ fn judged(recorder: &Recorder, grants: usize, kills: usize) -> Result<Granted> {
         Ok(judged) if judged >= given => Ok(Granted { grants: given, judged, kills }),
         Ok(judged) => bail!("no evidence: {judged} sightings of {given} leases"),
         Err(finding) => {
-            let mut text = Vec::new();
-            holdfast_testkit::history::write(&history, &mut text)?;
-            let path = crate::keep(&format!("leases-{}.jsonl", history.seed), &text)?;
-            bail!("{finding}\nhistory: {}", path.display())
+            bail!("{finding}\nhistory: {}", keep_history(recorder)?.display())
         }
     }
 }

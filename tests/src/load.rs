@@ -2,6 +2,7 @@
 //!
 //! The work and the checkers are the test kit's; here they meet real nodes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -123,6 +124,16 @@ impl Load {
         &self.recorder
     }
 
+    /// What decides all that is drawn by chance.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What its clients do.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
     /// What it asks through.
     pub fn client(&self) -> &Client {
         &self.client
@@ -234,11 +245,7 @@ impl Seen {
         if report.is_clean() {
             return Ok(report);
         }
-        let mut text = Vec::new();
-        history::write(&history, &mut text)?;
-        let name = format!("history-{}-{}.jsonl", std::process::id(), history.seed);
-        let path = keep(&name, &text)?;
-        bail!("{report}\nhistory: {}", path.display())
+        bail!("{report}\nhistory: {}", keep_history(&self.0)?.display())
     }
 
     /// Demands that no call failed and that every checker accepts.
@@ -251,6 +258,18 @@ impl Seen {
         anyhow::ensure!(failed.is_empty(), "calls failed: {failed:?}");
         self.judge(Quota::default(), &["witness", "linearizable", "lost"])
     }
+}
+
+/// Keeps what was taken down so far; where it is.
+///
+/// # Errors
+/// If it cannot be written, or records did not fit.
+pub fn keep_history(recorder: &Recorder) -> Result<PathBuf> {
+    let history = recorder.history().map_err(|dropped| anyhow!("{dropped} records dropped"))?;
+    let mut text = Vec::new();
+    history::write(&history, &mut text)?;
+    let name = format!("history-{}-{}.jsonl", std::process::id(), history.seed);
+    Ok(keep(&name, &text)?)
 }
 
 /// The calls without an answer; a follower read that asked for more freshness than a replica had

@@ -33,6 +33,22 @@ pub struct Node {
     process: Option<Child>,
     caller: Option<(Callers, usize)>,
     small_disk: Option<SmallDisk>,
+    clock_offset_s: i64,
+}
+
+/// A command in front of which `unshare` puts a clock that is `seconds` off.
+fn with_clock(seconds: i64, program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let seconds = seconds.to_string();
+    command.args(["--time", "--boottime", &seconds, "--monotonic", &seconds, "--"]).arg(program);
+    command
+}
+
+/// Whether processes may be given clocks of their own here.
+pub(crate) fn can_move_clocks() -> bool {
+    let mut command = with_clock(1, Path::new("true"));
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 impl Node {
@@ -47,6 +63,7 @@ impl Node {
             process: None,
             caller: None,
             small_disk: None,
+            clock_offset_s: 0,
         }
     }
 
@@ -159,7 +176,11 @@ impl Node {
         }
         let log = self.folder.join("log");
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let mut command = Command::new(binary("holdfastd"));
+        let program = binary("holdfastd");
+        let mut command = match self.clock_offset_s {
+            0 => Command::new(program),
+            seconds => with_clock(seconds, &program),
+        };
         command.arg("--config").arg(self.config()).args(&self.arguments);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("HOLDFAST_") {
@@ -174,6 +195,23 @@ impl Node {
         }
         self.process = Some(child);
         Ok(())
+    }
+
+    /// The clock it lives by is so many seconds off from its next start on.
+    pub fn set_clock_offset(&mut self, seconds: i64) {
+        self.clock_offset_s = seconds;
+    }
+
+    /// How many seconds the clock it lives by is off, as the system tells.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn clock_offset(&self) -> Result<i64> {
+        let id = self.pid().with_context(|| format!("{} does not run", self.client))?;
+        let text = fs::read_to_string(format!("/proc/{id}/timens_offsets"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("boottime"));
+        let seconds = line.and_then(|line| line.split_whitespace().next());
+        Ok(seconds.context("no offset of its clock")?.parse()?)
     }
 
     /// Its process id.

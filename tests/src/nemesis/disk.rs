@@ -16,6 +16,8 @@ use super::{Field, Kind, Nemesis, Proof};
 
 /// What is left on a disk that is full.
 const FREE_BYTES: u64 = 2 << 20;
+/// How long a node may take to notice that its disk is full, where others keep it busy.
+const NOTICE_LIMIT: Duration = Duration::from_secs(5);
 /// Writers that keep a disk busy.
 const WRITERS: usize = 4;
 /// Written and synced at once by each.
@@ -69,6 +71,16 @@ impl Nemesis for Full {
     }
 
     async fn heal(&mut self, field: &mut Field<'_>) -> Result<Proof> {
+        let is_other = field.taken.contains(&self.node);
+        if !is_other {
+            // While others did their work the node may not have come to say so.
+            let noticed = crate::eventually(NOTICE_LIMIT, async || {
+                self.step(field).await?;
+                ensure!(self.is_seen || self.ended > 0, "it has not noticed");
+                Ok(())
+            });
+            let _ = noticed.await;
+        }
         let disk = field.cluster.node(self.node).small_disk().context("it has one")?;
         disk.empty()?;
         if !field.taken.contains(&self.node) && !field.cluster.node_mut(self.node).is_running() {
@@ -78,7 +90,8 @@ impl Nemesis for Full {
             "{} bytes free on node {}, it said so: {}, it ended {} times",
             self.free, self.node, self.is_seen, self.ended
         );
-        Ok(Proof::of(self.free <= FREE_BYTES, words))
+        let is_noticed = self.is_seen || self.ended > 0 || is_other;
+        Ok(Proof::of(self.free <= FREE_BYTES && is_noticed, words))
     }
 }
 
@@ -138,7 +151,7 @@ struct Damage {
 }
 
 /// All files below `folder`.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
@@ -151,7 +164,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Changes one bit of `path`, somewhere where something is written; whether there was anything.
-fn damage(path: &Path, random: &mut Random) -> Result<bool> {
+pub(super) fn damage(path: &Path, random: &mut Random) -> Result<bool> {
     let mut bytes = fs::read(path)?;
     let Some(last) = bytes.iter().rposition(|byte| *byte != 0) else { return Ok(false) };
     let at = random.below(last as u64 + 1) as usize;

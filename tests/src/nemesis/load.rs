@@ -32,6 +32,10 @@ const CONNECTIONS_TRIED_MAX: usize = CONNECTIONS + 20;
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Longer than any request may be.
 const HUGE_BYTES: usize = 24 << 20;
+/// Of so many pieces of nonsense one is that large.
+const HUGE_EVERY: u32 = 5;
+/// Attempts to have both refused, after others have gone.
+const HEAL_STEPS_MAX: u32 = 2 * HUGE_EVERY;
 
 pub(super) fn of(kind: Kind) -> Box<dyn Nemesis> {
     match kind {
@@ -115,7 +119,10 @@ impl Nemesis for Slow {
 /// Requests that are no requests, or too large.
 #[derive(Default)]
 struct Nonsense {
+    step: u32,
     refused: usize,
+    /// Of these, such as were too large.
+    refused_huge: usize,
     unanswered: usize,
 }
 
@@ -138,26 +145,41 @@ impl Nemesis for Nonsense {
         }
         // A field of no type that exists: no parser takes it for a message.
         let bad = Bytes::from([&[0x0f][..], &bytes].concat());
-        let huge = if field.random.chance(20) { HUGE_BYTES } else { 0 };
-        let huge = Bytes::from(vec![0x0a; huge]);
+        let is_huge_one = self.step.is_multiple_of(HUGE_EVERY);
+        self.step += 1;
+        let huge = Bytes::from(vec![0x0a; if is_huge_one { HUGE_BYTES } else { 0 }]);
         let Ok(Ok(rpc)) = tokio::time::timeout(DEADLINE, Rpc::connect(&node.client)).await else {
             self.unanswered += 1;
             return Ok(());
         };
         for request in [bad, huge].into_iter().filter(|request| !request.is_empty()) {
+            let is_huge = request.len() == HUGE_BYTES;
             let answer = rpc.unary("/holdfast.v1.Kv/Put", request);
             match tokio::time::timeout(DEADLINE, answer).await {
                 Ok(Ok(_)) => anyhow::bail!("nonsense was answered as if it were a request"),
-                Ok(Err(_)) => self.refused += 1,
+                Ok(Err(_)) => {
+                    self.refused += 1;
+                    self.refused_huge += usize::from(is_huge);
+                }
                 Err(_) => self.unanswered += 1,
             }
         }
         Ok(())
     }
 
-    async fn heal(&mut self, _field: &mut Field<'_>) -> Result<Proof> {
-        let words = format!("{} requests refused, {} unanswered", self.refused, self.unanswered);
-        Ok(Proof::of(self.refused > 0, words))
+    async fn heal(&mut self, field: &mut Field<'_>) -> Result<Proof> {
+        // Others may have kept the nodes from refusing.
+        for _ in 0..HEAL_STEPS_MAX {
+            if self.refused > self.refused_huge && self.refused_huge > 0 {
+                break;
+            }
+            self.step(field).await?;
+        }
+        let words = format!(
+            "{} requests refused, {} of them too large, {} unanswered",
+            self.refused, self.refused_huge, self.unanswered
+        );
+        Ok(Proof::of(self.refused > self.refused_huge && self.refused_huge > 0, words))
     }
 }
 

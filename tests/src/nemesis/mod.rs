@@ -2,12 +2,13 @@
 //!
 //! | family | nemeses |
 //! |---|---|
-//! | `process` | kill of some and of all, kill in recovery, pause, stop, rolling restart |
+//! | `process` | kill of some and of all, kill in recovery, pause, stop, rolling restart, clocks |
 //! | `network` | cuts of every shape, flapping, loss, delay, reset, half-open, bandwidth |
 //! | `leaders` | storms of leader transfers |
 //! | `disk` | full, busy, corrupt journal, table or manifest, lost directory |
 //! | `load` | mass expiry, slow consumers, huge and malformed requests, flood of connections |
 //! | `resources` | file descriptors and memory at their limit |
+//! | `snapshot` | a node that dies while a snapshot arrives, a snapshot that arrives damaged |
 //!
 //! Owns: how each is brought about, taken away, and proven to have been there.
 //! Must never know: what clients ask meanwhile, what is concluded from their history.
@@ -16,8 +17,10 @@
 //! * After [`Nemesis::heal`] nothing of it is left, but what is destroyed.
 //! * A proof rests on what the system, the proxy or the node tells, never on the mere attempt.
 //!
-//! Clocks are not among them: the executable has no switch for its clock, and the system's is
-//! everybody's; the simulation has clocks of every node.
+//! Clocks go wrong by what a name space of time allows: the clock that nodes live by jumps by days
+//! when one is started again. Rates of clocks, and jumps without a start, are for the simulation,
+//! where every node has a clock of its own. Upgrades need a second version of the executable, and
+//! changes of membership a cluster that can make them: there is neither yet.
 
 mod disk;
 mod leaders;
@@ -25,6 +28,7 @@ mod load;
 mod network;
 mod process;
 mod resources;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -177,6 +181,7 @@ pub enum Kind {
     PauseMajority,
     GracefulStop,
     RollingRestart,
+    ClockJump,
     Isolate,
     IsolateLeader,
     Halves,
@@ -202,11 +207,13 @@ pub enum Kind {
     ConnectionFlood,
     FewFiles,
     LittleMemory,
+    KillInSnapshot,
+    CorruptSnapshot,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::KillLeader,
         Self::Isolate,
         Self::Pause,
@@ -215,6 +222,7 @@ impl Kind {
         Self::KillInRecovery,
         Self::OneWay,
         Self::LeaderStorm,
+        Self::KillInSnapshot,
         Self::GracefulStop,
         Self::HalfOpen,
         Self::DiskFull,
@@ -223,6 +231,7 @@ impl Kind {
         Self::MassExpiry,
         Self::Delay,
         Self::RollingRestart,
+        Self::ClockJump,
         Self::Flapping,
         Self::FewFiles,
         Self::PauseMajority,
@@ -232,6 +241,7 @@ impl Kind {
         Self::BadRequests,
         Self::IsolateLeader,
         Self::LittleMemory,
+        Self::CorruptSnapshot,
         Self::Halves,
         Self::ConnectionFlood,
         Self::Bandwidth,
@@ -253,7 +263,8 @@ impl Kind {
             | Self::Pause
             | Self::PauseMajority
             | Self::GracefulStop
-            | Self::RollingRestart => 0,
+            | Self::RollingRestart
+            | Self::ClockJump => 0,
             Self::Isolate
             | Self::IsolateLeader
             | Self::Halves
@@ -274,14 +285,16 @@ impl Kind {
             | Self::LostDirectory => 4,
             Self::MassExpiry | Self::SlowConsumers | Self::BadRequests | Self::ConnectionFlood => 5,
             Self::FewFiles | Self::LittleMemory => 6,
+            Self::KillInSnapshot | Self::CorruptSnapshot => 7,
         }
     }
 
     /// Whether the two can be there at once.
     pub fn goes_with(self, other: Self) -> bool {
         let (one, other) = (self.family().min(other.family()), self.family().max(other.family()));
-        // What fills a disk and what destroys it are at work on the same one.
-        one != other && (one, other) != (3, 4)
+        // What fills a disk and what destroys it are at work on the same one; of a node that waits
+        // for a snapshot and one that is destroyed three leave no majority.
+        one != other && (one, other) != (3, 4) && (one, other) != (4, 7)
     }
 
     /// Whether a node's data is lost by it for good.
@@ -292,7 +305,13 @@ impl Kind {
     /// Why it cannot be brought about on `cluster`, if it cannot.
     pub fn obstacle(self, cluster: &Cluster) -> Option<&'static str> {
         let has_disk = (1..=cluster.size()).any(|i| cluster.node(i).small_disk().is_some());
-        (self == Self::DiskFull && !has_disk).then_some("no right to mount a small disk here")
+        match self {
+            Self::DiskFull if !has_disk => Some("no right to mount a small disk here"),
+            Self::ClockJump if !crate::node::can_move_clocks() => {
+                Some("no right to a name space of time here")
+            }
+            _ => None,
+        }
     }
 
     /// One of this kind.
@@ -303,7 +322,8 @@ impl Kind {
             2 => Box::new(leaders::Storm::default()),
             3 | 4 => disk::of(self),
             5 => load::of(self),
-            _ => resources::of(self),
+            6 => resources::of(self),
+            _ => snapshot::of(self),
         }
     }
 }

@@ -9,6 +9,8 @@ use super::{Field, Kind, Nemesis, Proof};
 
 /// Pauses before a node that recovers is killed once more.
 const RECOVERY_MS: [u64; 5] = [5, 30, 120, 300, 700];
+/// Longest jump of a clock, forward; backward it cannot go before the start of the machine.
+const JUMP_MAX: Duration = Duration::from_secs(10 * 86_400);
 /// How long a node may take to end after it was told to.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -18,6 +20,7 @@ pub(super) fn of(kind: Kind) -> Box<dyn Nemesis> {
         Kind::PauseMajority => Box::new(Pause { is_majority: true, paused: Vec::new() }),
         Kind::GracefulStop => Box::new(Stop::default()),
         Kind::RollingRestart => Box::new(Rolling::default()),
+        Kind::ClockJump => Box::new(Jump::default()),
         Kind::KillAll => Box::new(Kill { whom: Whom::All, killed: Vec::new() }),
         Kind::KillSome => Box::new(Kill { whom: Whom::Some, killed: Vec::new() }),
         Kind::KillInRecovery => Box::new(Kill { whom: Whom::Recovering, killed: Vec::new() }),
@@ -177,5 +180,40 @@ impl Nemesis for Rolling {
         }
         let words = format!("nodes {:?} restarted in order", self.restarted);
         Ok(Proof::of(self.restarted.len() > 1, words))
+    }
+}
+
+/// A leader is killed, and comes back with a clock that is off by hours or days; when it heals it
+/// is killed again, and comes back with the clock everybody has.
+#[derive(Default)]
+struct Jump {
+    node: usize,
+    seconds: i64,
+}
+
+#[async_trait(?Send)]
+impl Nemesis for Jump {
+    async fn install(&mut self, field: &mut Field<'_>) -> Result<()> {
+        self.node = field.take_leader().await?;
+        let back = std::fs::read_to_string("/proc/uptime")?;
+        let back: f64 = back.split(' ').next().context("an uptime")?.parse()?;
+        let limit = if field.random.chance(50) { JUMP_MAX.as_secs() } else { back as u64 / 2 };
+        let seconds = i64::try_from(1 + limit / 2 + field.random.below(limit / 2 + 1))?;
+        self.seconds = if limit == JUMP_MAX.as_secs() { seconds } else { -seconds };
+        field.cluster.node_mut(self.node).kill()?;
+        field.cluster.node_mut(self.node).set_clock_offset(self.seconds);
+        field.cluster.node_mut(self.node).start()
+    }
+
+    async fn heal(&mut self, field: &mut Field<'_>) -> Result<Proof> {
+        field.cluster.answers(self.node).await?;
+        let told = field.cluster.node(self.node).clock_offset()?;
+        field.cluster.node_mut(self.node).kill()?;
+        field.cluster.node_mut(self.node).set_clock_offset(0);
+        field.cluster.node_mut(self.node).start()?;
+        field.cluster.answers(self.node).await?;
+        field.give_back(&[self.node]);
+        let words = format!("the clock of node {} was {told} s off", self.node);
+        Ok(Proof::of(told == self.seconds && told != 0, words))
     }
 }

@@ -1,12 +1,12 @@
-//! What each replica holds, told by itself: a hash of all entries that it shows, with everything
-//! an entry carries, when it has applied what every other one has.
+//! What each replica holds, told by itself: a hash of its whole state when it has applied what
+//! every other one has.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_client::{Client, ReadLevel};
 use holdfast_testkit::history::{Record, Recorder, StateHash};
+use holdfast_wire::v1::StateHashRequest;
 
 use crate::cluster::Cluster;
 use crate::wait::eventually;
@@ -14,45 +14,23 @@ use crate::wait::eventually;
 /// How long replicas may take until they have applied the same.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// FNV-1a; no adversary is about.
-fn hash(bytes: &[u8], from: u64) -> u64 {
-    bytes.iter().fold(from, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-/// Where a replica stands: revision and applied index.
-type Places = BTreeMap<u64, (u64, u64)>;
-
-/// Replicas of node `i` in `keyspace`, by range.
-async fn places(cluster: &Cluster, i: usize, keyspace: &str) -> Result<(u64, Places)> {
-    let status = cluster.status(i).await?;
-    let replicas = status.replicas.iter().filter(|replica| replica.keyspace == keyspace);
-    let places = replicas.map(|r| (r.range_id, (r.revision, r.applied_index)));
-    Ok((status.node_id, places.collect()))
-}
-
-/// Takes down the hash of every replica of the keyspace of `client` at an index that all of them
-/// have applied; `lost` has none. Nobody may write to the keyspace any more.
+/// Takes down the hash of every replica of every range of `keyspace` at an index that all of them
+/// have applied, and says how many there were; the node `lost` has none. Nobody may write to the
+/// keyspace any more.
 pub(super) async fn take(
     cluster: &Cluster,
-    client: &Client,
+    keyspace: &str,
     recorder: &Recorder,
     lost: Option<usize>,
 ) -> Result<usize> {
-    let keyspace = client.keyspace_name();
-    let nodes: Vec<usize> = (1..=cluster.size()).filter(|i| Some(*i) != lost).collect();
     let hashes = eventually(LIMIT, async || {
         let mut all = Vec::new();
-        let mut known: Places = BTreeMap::new();
-        for i in &nodes {
-            let (node, before) = places(cluster, *i, keyspace).await?;
-            let held = held(cluster, *i, keyspace, before.keys().copied()).await?;
-            let (_, after) = places(cluster, *i, keyspace).await?;
-            ensure!(before == after, "node {i} still applies");
-            for (range, place) in after {
-                let first = *known.entry(range).or_insert(place);
-                ensure!(first.1 == place.1, "range {range}: {first:?} and {place:?}");
-                let hash = held.get(&range).copied().unwrap_or_default() ^ place.0;
-                all.push(StateHash { range, replica: node, index: place.1, hash });
+        let mut indexes = BTreeMap::new();
+        for i in (1..=cluster.size()).filter(|i| Some(*i) != lost) {
+            for hash in told(cluster, i, keyspace).await? {
+                let index = *indexes.entry(hash.range).or_insert(hash.index);
+                ensure!(index == hash.index, "at {index} or not: {hash:?} of node {i}");
+                all.push(hash);
             }
         }
         Ok(all)
@@ -63,32 +41,16 @@ pub(super) async fn take(
     Ok(count)
 }
 
-/// The hash of what node `i` itself shows, range by range.
-async fn held(
-    cluster: &Cluster,
-    i: usize,
-    keyspace: &str,
-    ranges: impl Iterator<Item = u64>,
-) -> Result<BTreeMap<u64, u64>> {
-    let direct = Client::builder([cluster.node(i).client.clone()]).direct(true).connect().await?;
-    let direct = direct.keyspace(keyspace);
-    let mut hashes = BTreeMap::new();
-    for range in ranges {
-        let scan = direct.scan("").level(ReadLevel::Follower);
-        let entries = scan.range_id(holdfast_model::RangeId(range)).collect().await?;
-        let sum = entries.iter().fold(0xcbf2_9ce4_8422_2325, |sum, entry| {
-            let text = format!(
-                "{} {} {} {:?} {:?}",
-                entry.revision.0,
-                entry.create_revision.0,
-                entry.version,
-                entry.lease,
-                entry.expires_at_ms
-            );
-            hash(text.as_bytes(), hash(&entry.value, hash(&entry.key, sum)))
-        });
-        hashes.insert(range, sum);
+/// What node `i` tells of its replicas.
+async fn told(cluster: &Cluster, i: usize, keyspace: &str) -> Result<Vec<StateHash>> {
+    let replicas = cluster.status(i).await?.replicas;
+    let mut rpc = cluster.rpc(i).await?.cluster();
+    let mut hashes = Vec::new();
+    for replica in replicas.into_iter().filter(|replica| replica.keyspace == keyspace) {
+        let range = replica.range_id;
+        let told = rpc.state_hash(StateHashRequest { range_id: range }).await?.into_inner();
+        let (index, hash) = (told.applied_index, told.hash);
+        hashes.push(StateHash { range, replica: told.replica_id, index, hash });
     }
-    direct.close().await;
     Ok(hashes)
 }

@@ -67,6 +67,14 @@ struct Order {
 }
 
 impl Order {
+    /// Which come first, where there is no time for all, is up to chance.
+    fn of(mut kinds: Vec<Kind>, random: &mut Random) -> Self {
+        for at in (1..kinds.len()).rev() {
+            kinds.swap(at, random.below(at as u64 + 1) as usize);
+        }
+        Self { kinds, next: 0 }
+    }
+
     fn strike(&mut self, random: &mut Random) -> Strike {
         let first = self.kinds[self.next % self.kinds.len()];
         let is_alone = self.next < self.kinds.len();
@@ -89,7 +97,7 @@ impl Torture {
         let began = Instant::now();
         let mut random = Random::new(self.seed);
         let kinds = if self.kinds.is_empty() { Kind::ALL.to_vec() } else { self.kinds.clone() };
-        let mut order = Order { kinds, next: 0 };
+        let mut order = Order::of(kinds, &mut random);
         let mut sum = Sum::new(self.seed);
         let mut number = 0;
         for clusters in 0.. {
@@ -112,7 +120,7 @@ impl Torture {
                 let is_good = done.is_ok();
                 say(&sum.add(seed, nodes, &names, done));
                 if !is_good {
-                    cluster.print_logs();
+                    cluster.keep_logs(seed)?.iter().for_each(|path| say(path));
                 }
                 if is_last || !is_good {
                     break;

@@ -4,15 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use holdfast_client::Client;
 use holdfast_testkit::Random;
-use holdfast_testkit::check::Quota;
+use holdfast_testkit::check::{Quota, Verdict};
 use holdfast_testkit::workload::Plan;
 use tokio::time::{Instant, sleep};
 
 use super::hashes;
 use super::sum::Figures;
 use crate::cluster::Cluster;
-use crate::load::{Load, fault};
+use crate::load::{Load, fault, keep_history};
 use crate::nemesis::{Field, Kind, Nemesis};
 
 /// Ranges the load is spread over.
@@ -29,9 +30,21 @@ const STEP: Duration = Duration::from_millis(250);
 const STAGGER: Duration = Duration::from_millis(400);
 /// Operations that clients must have been answered in every run.
 const ANSWERED_MIN: usize = 300;
-/// Checkers without which a run proves nothing.
-const DEMANDED: [&str; 8] =
-    ["witness", "linearizable", "lost", "revisions", "once", "sets", "bank", "watches"];
+/// Checkers without which a run proves nothing: all of them.
+const DEMANDED: [&str; 12] = [
+    "witness",
+    "linearizable",
+    "lost",
+    "revisions",
+    "once",
+    "sets",
+    "bank",
+    "fencing",
+    "lifetimes",
+    "watches",
+    "staleness",
+    "hashes",
+];
 
 /// One nemesis, or two at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +96,33 @@ pub async fn run(
     admin.cluster().create_keyspace(&keyspace, RANGES, replicas, None).await?;
     let client = admin.keyspace(&keyspace).with_deadline(DEADLINE)?;
     let load = Load::start(&client, plan(seed));
+    let (recorder, workload) = (load.recorder().clone(), load.workload().clone());
+    let figures = match stricken(cluster, &client, load, strikes, stand).await {
+        Ok(figures) => figures,
+        Err(error) => {
+            // Nobody goes on with it while the next cluster is tortured.
+            workload.finish();
+            workload.stop();
+            let place = keep_history(&recorder).map_or_else(
+                |why| format!("no history: {why}"),
+                |path| format!("history: {}", path.display()),
+            );
+            return Err(error.context(place));
+        }
+    };
+    admin.cluster().drop_keyspace(&keyspace).await.context("dropping the keyspace")?;
+    Ok(figures)
+}
+
+/// The run itself, on a keyspace that is there for it alone.
+async fn stricken(
+    cluster: &mut Cluster,
+    client: &Client,
+    load: Load,
+    strikes: &[Strike],
+    stand: Duration,
+) -> Result<Figures> {
+    let seed = load.seed();
     let mut field = Field::new(cluster, client.clone(), Random::new(seed));
     let mut proofs = Vec::new();
     for strike in strikes {
@@ -94,30 +134,35 @@ pub async fn run(
     sleep(CALM).await;
     let lost = field.is_weak_lost.then_some(field.weak);
     let seen = load.stop().await?;
-    let hashes = hashes::take(cluster, &client, seen.recorder(), lost).await;
+    let hashes = hashes::take(cluster, client.keyspace_name(), seen.recorder(), lost).await;
     let hashes = hashes.context("hashes of replicas")?;
     ensure!(hashes >= RANGES as usize * 2, "no evidence: {hashes} hashes of {RANGES} ranges");
-    let quota = Quota {
-        answered_min: ANSWERED_MIN,
-        // Clients of a cluster without a majority fail at once, and ask again at once.
-        answered_percent_min: 20,
-        faults_min: proofs.len(),
-        events_min: ANSWERED_MIN,
-        ..Quota::default()
-    };
+    let quota = quota(proofs.len());
     // Off the reactor: searches take their time.
     let judged = tokio::task::spawn_blocking(move || -> Result<_> {
         let report = seen.judge(quota, &DEMANDED)?;
         Ok((seen.history()?, report))
     });
     let (history, report) = judged.await??;
-    admin.cluster().drop_keyspace(&keyspace).await.context("dropping the keyspace")?;
+    let facts = |(name, verdict): &(&'static str, Verdict)| Some((*name, *verdict.as_ref().ok()?));
     Ok(Figures {
         operations: history.operations().filter(|o| o.answer().is_some()).count(),
         events: history.batches().map(|batch| batch.events.len()).sum(),
         proofs,
-        verdicts: report.to_string(),
+        judged: report.verdicts.iter().filter_map(facts).collect(),
     })
+}
+
+/// What a run of so many nemeses has to show.
+fn quota(nemeses: usize) -> Quota {
+    Quota {
+        answered_min: ANSWERED_MIN,
+        // Clients of a cluster without a majority fail at once, and ask again at once.
+        answered_percent_min: 20,
+        faults_min: nemeses,
+        events_min: ANSWERED_MIN,
+        ..Quota::default()
+    }
 }
 
 /// One strike, from its beginning until everything of it is taken away.

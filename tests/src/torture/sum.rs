@@ -16,8 +16,8 @@ pub struct Figures {
     pub events: usize,
     /// Nemeses that were there, with what proves it.
     pub proofs: Vec<String>,
-    /// What the checkers said.
-    pub verdicts: String,
+    /// How many facts each checker has judged, and found good.
+    pub judged: BTreeMap<&'static str, usize>,
 }
 
 /// What all runs came to.
@@ -28,6 +28,7 @@ pub struct Sum {
     nemeses: usize,
     operations: usize,
     events: usize,
+    judged: BTreeMap<&'static str, usize>,
     failed: Vec<u64>,
     skipped: BTreeMap<String, &'static str>,
 }
@@ -55,11 +56,15 @@ impl Sum {
                 self.nemeses += figures.proofs.len();
                 self.operations += figures.operations;
                 self.events += figures.events;
-                let Figures { operations, events, proofs, verdicts } = figures;
+                let Figures { operations, events, proofs, judged } = figures;
                 let counts = format!("{operations} operations, {events} events");
                 let proofs = proofs.join("\n    ");
                 let run = format!("run {seed}: {nodes} nodes, {names}: good; {counts}");
-                format!("{run}\n    {proofs}\n    {verdicts}")
+                let text = format!("{run}\n    {proofs}\n    judged: {}", words(&judged));
+                for (name, facts) in judged {
+                    *self.judged.entry(name).or_default() += facts;
+                }
+                text
             }
             Err(error) => {
                 self.failed.push(seed);
@@ -74,6 +79,12 @@ impl Sum {
     }
 }
 
+/// Checkers with what each has judged.
+fn words(judged: &BTreeMap<&'static str, usize>) -> String {
+    let words: Vec<String> = judged.iter().map(|(name, facts)| format!("{name} {facts}")).collect();
+    words.join(", ")
+}
+
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, why) in &self.skipped {
@@ -81,16 +92,18 @@ impl fmt::Display for Sum {
         }
         write!(
             f,
-            "torture: {} runs, {} nemeses, {} operations, {} events, {} failed, seed {}",
+            "torture: {} runs, {} nemeses, {} operations, {} events, {} failed, seed {}; \
+             judged: {}",
             self.runs,
             self.nemeses,
             self.operations,
             self.events,
             self.failed.len(),
-            self.seed
+            self.seed,
+            words(&self.judged)
         )?;
         if !self.failed.is_empty() {
-            write!(f, ", failed: {:?}", self.failed)?;
+            write!(f, "; failed: {:?}", self.failed)?;
         }
         Ok(())
     }

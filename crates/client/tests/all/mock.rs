@@ -444,10 +444,7 @@ impl cluster_server::Cluster for Node {
         Ok(Response::new(v1::StatusResponse { node_id, version, ..Default::default() }))
     }
 
-    async fn state_hash(
-        &self,
-        _: Request<v1::StateHashRequest>,
-    ) -> Answer<v1::StateHashResponse> {
+    async fn state_hash(&self, _: Request<v1::StateHashRequest>) -> Answer<v1::StateHashResponse> {
         unexpected()
     }
 

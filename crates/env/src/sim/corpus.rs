@@ -27,13 +27,15 @@ impl Corpus {
     }
 
     /// Gives every target its inputs, and each of them changed in 300 ways (environment: `ROUNDS`),
-    /// the same ones every time.
+    /// the same ones every time; how many targets there were.
     ///
     /// # Panics
     /// Where a target does, and where it has no corpus.
-    pub fn try_all(&self, targets: impl IntoIterator<Item = Target>) {
+    pub fn try_all(&self, targets: impl IntoIterator<Item = Target>) -> usize {
+        let mut tried = 0;
         let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
         for (name, target) in targets {
+            tried += 1;
             let mut random = Random::new(rounds);
             for bytes in self.inputs(name) {
                 target(&bytes);
@@ -42,6 +44,7 @@ impl Corpus {
                 }
             }
         }
+        tried
     }
 
     /// Targets that take none of their inputs for what they know: the format changed, the corpus
