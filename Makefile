@@ -11,7 +11,8 @@ REPORT ?= target/bench-engine-report
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench bench-engine storm-storage simulate campaign torture score ci
+        test lint verify fix bench bench-engine storm-storage simulate campaign leases torture \
+        score ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,9 +66,13 @@ bench: ## throughput, latency, CPU per operation beside a gRPC echo, own nodes (
 simulate: ## one seed on simulated network, time and disks, with its trace: make simulate SEED=7
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- replay $(or $(SEED),1)
 
-campaign: ## many seeds; those that fail are kept in crates/testkit/tests/seeds (RUNS= SEED=first)
+campaign: ## many seeds; what fails is kept in target/simulate (RUNS= SEED=first SECONDS_EACH=)
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
-		campaign $(or $(RUNS),200) $(SEED)
+		campaign $(or $(RUNS),200) $(or $(SEED),1) $(SECONDS_EACH)
+
+leases: ## lease reads under wrong clocks, pauses and restarts: no stale one (SCHEDULES= SEED=first)
+	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
+		leases $(or $(SCHEDULES),5000) $(SEED)
 
 torture: ## real processes under every workload and nemesis (MINUTES=10 SEED= ONLY=kind,kind)
 	@$(CARGO) build --release --workspace --bins --quiet

@@ -1,7 +1,8 @@
 //! The synchronous doors to the world: time, disk and randomness, real and simulated.
 //!
 //! Owns: [`Clock`], [`Disk`], [`Entropy`] as object-safe traits, their real implementations
-//! ([`real`]) and the simulated ones ([`sim`]); the switches of seeded [`defects`].
+//! ([`real`]) and the simulated ones ([`sim`]); the switches of seeded [`defects`]; [`marks`] of
+//! rare states.
 //! Must never know: tokio, what the bytes mean.
 //! Invariants:
 //! * Nothing below `server` and `cli` reaches the world except through these doors.
@@ -11,6 +12,7 @@ mod clock;
 pub mod defects;
 mod disk;
 mod entropy;
+pub mod marks;
 pub mod real;
 pub mod sim;
 pub mod sync;

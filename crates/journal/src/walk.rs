@@ -206,6 +206,7 @@ impl<'a> Scanner<'a> {
         };
         if !whole {
             if !self.is_claimed(header.number, next) {
+                holdfast_env::sometimes!(TORN_TAIL_RECOVERED);
                 self.report.torn_tail = true;
                 return false;
             }

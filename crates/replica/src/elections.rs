@@ -136,7 +136,10 @@ pub(crate) async fn transfer(inner: &Inner, to: Option<NodeId>) -> Result<Replic
     let own = inner.options.replica;
     let taken = leaders.wait_for(|info| info.leader.is_some_and(|(replica, _)| replica != own));
     match timeout(TRANSFER_MAX, taken).await {
-        Ok(Ok(info)) => Ok(info.leader.map_or(chosen, |(replica, _)| replica)),
+        Ok(Ok(info)) => {
+            holdfast_env::sometimes!(LEADERSHIP_TRANSFERRED);
+            Ok(info.leader.map_or(chosen, |(replica, _)| replica))
+        }
         Ok(Err(_)) => Err(Error::Stopped("while leadership was handed over".into())),
         Err(_) => Err(Error::Timeout("the successor did not take over")),
     }

@@ -81,6 +81,7 @@ impl Replica {
         let inner = &self.inner;
         inner.check_health()?;
         if !inner.may_campaign() && !request.leadership_transfer {
+            holdfast_env::sometimes!(VOTE_REFUSED_BY_BOOT_DELAY);
             return Err(Error::Stopped("its vote waits until old leases have run out".into()));
         }
         let vote = convert::vote_request_from_wire(&request)?;
@@ -90,6 +91,11 @@ impl Replica {
             false => runtime::scope(context, inner.raft.vote(vote)).await,
         };
         let response = response.map_err(|e| Error::Stopped(e.to_string()))?;
+        match (response.vote_granted, request.pre_vote) {
+            (true, _) => {}
+            (false, true) => holdfast_env::sometimes!(PRE_VOTE_REFUSED),
+            (false, false) => holdfast_env::sometimes!(VOTE_REFUSED),
+        }
         Ok(convert::vote_response_to_wire(&response))
     }
 

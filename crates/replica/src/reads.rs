@@ -88,6 +88,9 @@ impl RoundTask {
     pub(crate) async fn run(mut self) {
         let mut answers = Vec::new();
         while self.waiting.recv_many(&mut answers, READS_PER_ROUND_MAX).await > 0 {
+            if answers.len() > 1 {
+                holdfast_env::sometimes!(READ_ROUND_SHARED);
+            }
             let began = self.clock.monotonic();
             let found = self.round().await;
             if let (Ok(found), Assurance::Quorum) = (&found, self.assurance) {

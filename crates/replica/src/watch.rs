@@ -456,6 +456,7 @@ impl WatchStream {
         if self.hub.state.lock().stopped {
             return Err(WatchError::Stopped);
         }
+        holdfast_env::sometimes!(WATCH_READ_HISTORY);
         let (reader, next) = (self.reader.clone(), self.next);
         let since = Revision(next.0.saturating_sub(1));
         let upto = reader.point().revision;

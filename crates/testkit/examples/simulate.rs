@@ -1,45 +1,66 @@
-//! Runs of the simulation from the command line: `simulate replay SEED` shows one with its trace,
-//! `simulate campaign RUNS [FIRST]` does many and keeps the seeds that fail, `simulate hash SEED`
-//! prints what identifies a run down to the last byte on the network.
+//! Runs of the simulation from the command line: `simulate replay SEED [SECONDS]` shows one with
+//! its trace, `simulate campaign RUNS [FIRST [SECONDS]]` does many and keeps what failed,
+//! `simulate leases SCHEDULES [FIRST]` looks for stale lease reads, `simulate hash SEED` prints
+//! what identifies a run down to the last byte on the network.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_testkit::sim::{Options, Report, run, run_with};
+use holdfast_testkit::history;
+use holdfast_testkit::sim::{FaultKind, Options, Report, run_leases, run_with};
 
 /// Seeds of failed runs, one per line with the reason.
 const FAILED: &str = "crates/testkit/tests/seeds/failed.txt";
-
+/// Where a failed run leaves its trace and its history.
+const KEPT: &str = "target/simulate";
 /// A run that takes longer has hung.
 const RUN_WALL_MAX: Duration = Duration::from_secs(900);
+/// Lease schedules on one cluster.
+const SCHEDULES_PER_SEED: u64 = 50;
+/// Campaigns of at least so many runs must meet every kind of fault and every rare state.
+const RUNS_FOR_ALL: u64 = 100;
+
+const USAGE: &str = "simulate replay SEED [SECONDS] | simulate campaign RUNS [FIRST [SECONDS]] | \
+                     simulate leases SCHEDULES [FIRST] | simulate hash SEED";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let number = |text: &str| text.parse::<u64>().ok();
-    match arguments.as_slice() {
-        ["replay", seed] if number(seed).is_some() => replay(number(seed).unwrap_or(0)),
-        ["run", seed] if number(seed).is_some() => run_for_campaign(number(seed).unwrap_or(0)),
-        ["hash", seed] if number(seed).is_some() => hash(number(seed).unwrap_or(0)),
-        ["campaign", runs, rest @ ..] if number(runs).is_some() => {
-            let first = rest.first().and_then(|text| number(text)).unwrap_or(1);
-            campaign(first, number(runs).unwrap_or(0))
+    let numbers: Option<Vec<u64>> =
+        arguments.iter().skip(1).map(|text| text.parse::<u64>().ok()).collect();
+    let verb = arguments.first().map(String::as_str);
+    match (verb, numbers.as_deref()) {
+        (Some("replay"), Some([seed, rest @ ..])) => replay(*seed, rest.first().copied()),
+        (Some("run"), Some([seed, rest @ ..])) => run_apart_of(*seed, rest.first().copied()),
+        (Some("hash"), Some([seed])) => hash(*seed),
+        (Some("campaign"), Some([runs, rest @ ..])) => {
+            let first = rest.first().copied().unwrap_or(1);
+            campaign(first, *runs, rest.get(1).copied())
         }
+        (Some("leases"), Some([schedules, rest @ ..])) => {
+            leases(*schedules, rest.first().copied().unwrap_or(1))
+        }
+        (Some("lease-seed"), Some([seed, schedules])) => lease_seed(*seed, *schedules),
         _ => {
-            eprintln!("simulate replay SEED | simulate campaign RUNS [FIRST] | simulate hash SEED");
+            eprintln!("{USAGE}");
             ExitCode::from(2)
         }
     }
 }
 
-fn replay(seed: u64) -> ExitCode {
+fn options(seed: u64, seconds: Option<u64>) -> Options {
+    let options = Options::of(seed);
+    Options { storm: seconds.map_or(options.storm, Duration::from_secs), ..options }
+}
+
+fn replay(seed: u64, seconds: Option<u64>) -> ExitCode {
     let began = Instant::now();
-    let report = run(seed);
+    let report = run_with(seed, options(seed, seconds));
     for line in report.trace.lines() {
         println!("{line}");
     }
@@ -73,14 +94,31 @@ fn summary(report: &Report, wall: Duration) -> String {
 const MARK: &str = "run:";
 
 /// One run of a campaign, in a process of its own.
-fn run_for_campaign(seed: u64) -> ExitCode {
+fn run_apart_of(seed: u64, seconds: Option<u64>) -> ExitCode {
     let began = Instant::now();
-    let report = run(seed);
+    let report = run_with(seed, options(seed, seconds));
     println!("{}", summary(&report, began.elapsed()).replace('\n', " "));
-    let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    let faults = report.faults.iter().map(|kind| format!("{kind}=1"));
+    let marks = report.marks.iter().map(|(name, n)| format!("{}={n}", name.replace(' ', "-")));
+    let counts: Vec<String> = faults.chain(marks).collect();
     let (outcomes, elapsed) = (report.outcomes, report.elapsed.as_millis());
-    println!("{MARK} {} {} {elapsed} {}", outcomes.succeeded, outcomes.unknown, faults.join(" "));
+    println!("{MARK} {} {} {elapsed} {}", outcomes.succeeded, outcomes.unknown, counts.join(" "));
+    if report.violation.is_some()
+        && let Err(error) = keep_evidence(&report)
+    {
+        eprintln!("{KEPT}: {error}");
+    }
     code(report.violation.is_none())
+}
+
+/// Writes the trace and the history of a failed run.
+fn keep_evidence(report: &Report) -> std::io::Result<()> {
+    let directory = PathBuf::from(KEPT).join(format!("seed-{}", report.seed));
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("trace.txt"), report.trace.lines().join("\n"))?;
+    let file = std::fs::File::create(directory.join("history.jsonl"))?;
+    history::write(&report.history, &mut std::io::BufWriter::new(file))
+        .map_err(std::io::Error::other)
 }
 
 /// What many runs came to.
@@ -90,7 +128,7 @@ struct Sum {
     bad: u64,
     succeeded: u64,
     unknown: u64,
-    faults: BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
     elapsed: Duration,
 }
 
@@ -108,28 +146,34 @@ impl Sum {
         self.succeeded += number();
         self.unknown += number();
         self.elapsed += Duration::from_millis(number());
-        for kind in words {
-            *self.faults.entry(kind.to_owned()).or_default() += 1;
+        for (name, count) in words.filter_map(|word| word.split_once('=')) {
+            *self.counts.entry(name.to_owned()).or_default() += count.parse::<u64>().unwrap_or(0);
         }
         if !output.status.success() {
             keep(&line);
         }
         line
     }
+
+    /// Kinds of faults and rare states that no run met.
+    fn missed(&self) -> Vec<String> {
+        let kinds = FaultKind::ALL.iter().map(ToString::to_string);
+        let marks = holdfast_env::marks::ALL.iter().map(|mark| mark.name.replace(' ', "-"));
+        kinds.chain(marks).filter(|name| self.counts.get(name).is_none_or(|n| *n == 0)).collect()
+    }
 }
 
 /// Every run has a process of its own: one that aborts or hangs takes no other with it.
-fn run_apart(seed: u64) -> std::io::Result<Output> {
+fn run_apart(arguments: &[String]) -> std::io::Result<Output> {
     let program = std::env::current_exe()?;
-    let run = ["run".to_owned(), seed.to_string()];
     let seconds = RUN_WALL_MAX.as_secs().to_string();
-    Command::new("timeout").arg(seconds).arg(program).args(run).output()
+    Command::new("timeout").arg(seconds).arg(program).args(arguments).output()
 }
 
-fn campaign(first: u64, runs: u64) -> ExitCode {
-    let began = Instant::now();
+/// Has `run` called for every seed, on all processors; how many those are.
+fn on_all_processors(first: u64, runs: u64, run: impl Fn(u64) + Sync) -> usize {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, sum) = (AtomicU64::new(first), Mutex::new(Sum::default()));
+    let next = AtomicU64::new(first);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -138,31 +182,98 @@ fn campaign(first: u64, runs: u64) -> ExitCode {
                     if seed >= first + runs {
                         return;
                     }
-                    let output = run_apart(seed).expect("this program can be started again");
-                    let line = sum.lock().expect("nobody panics with the sum").add(seed, &output);
-                    println!("{line}");
+                    run(seed);
                 }
             });
         }
     });
+    workers
+}
+
+fn campaign(first: u64, runs: u64, seconds: Option<u64>) -> ExitCode {
+    let (began, sum) = (Instant::now(), Mutex::new(Sum::default()));
+    let workers = on_all_processors(first, runs, |seed| {
+        let mut arguments = vec!["run".to_owned(), seed.to_string()];
+        arguments.extend(seconds.map(|seconds| seconds.to_string()));
+        let output = run_apart(&arguments).expect("this program can be started again");
+        let line = sum.lock().expect("nobody panics with the sum").add(seed, &output);
+        println!("{line}");
+    });
     let sum = sum.into_inner().expect("nobody panics with the sum");
     let wall = began.elapsed().as_secs_f64();
-    for (kind, count) in &sum.faults {
-        println!("{count:>8} {kind}");
+    for (name, count) in &sum.counts {
+        println!("{count:>8} {name}");
     }
+    let missed = if runs >= RUNS_FOR_ALL { sum.missed() } else { Vec::new() };
+    if !missed.is_empty() {
+        println!("never met: {}", missed.join(", "));
+    }
+    let struck: u64 = FaultKind::ALL.iter().filter_map(|k| sum.counts.get(&k.to_string())).sum();
     println!(
-        "{} runs, {} bad, {} calls answered, {} of unknown outcome, {} faults of {} kinds, {:.0} \
-         simulated seconds, {:.1} per second on {workers} cores",
+        "{} runs, {} bad, {} calls answered, {} of unknown outcome, {struck} faults, {} kinds and \
+         rare states never met, {:.0} simulated seconds, {:.1} per second on {workers} cores",
         sum.runs,
         sum.bad,
         sum.succeeded,
         sum.unknown,
-        sum.faults.values().sum::<u64>(),
-        sum.faults.len(),
+        missed.len(),
         sum.elapsed.as_secs_f64(),
         sum.elapsed.as_secs_f64() / wall,
     );
-    code(sum.bad == 0 && sum.runs == runs && sum.runs > 0)
+    code(sum.bad == 0 && sum.runs == runs && sum.runs > 0 && missed.is_empty())
+}
+
+/// Some lease schedules, in a process of its own.
+fn lease_seed(seed: u64, schedules: u64) -> ExitCode {
+    let report = run_leases(seed, schedules);
+    if let Some(violation) = &report.violation {
+        for line in report.trace.lines() {
+            println!("{line}");
+        }
+        println!("BAD: {violation}");
+    }
+    println!(
+        "{MARK} {} {} {} {} {} {} {}",
+        report.schedules,
+        report.reads,
+        report.endangered,
+        report.writes,
+        report.elections,
+        report.stale,
+        report.elapsed.as_millis(),
+    );
+    code(report.violation.is_none())
+}
+
+fn leases(schedules: u64, first: u64) -> ExitCode {
+    let (began, sums) = (Instant::now(), Mutex::new([0_u64; 7]));
+    let bad = AtomicU64::new(0);
+    let seeds = schedules.div_ceil(SCHEDULES_PER_SEED);
+    let workers = on_all_processors(first, seeds, |seed| {
+        let arguments = ["lease-seed".into(), seed.to_string(), SCHEDULES_PER_SEED.to_string()];
+        let output = run_apart(&arguments).expect("this program can be started again");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let told = text.lines().find_map(|line| line.strip_prefix(MARK)).unwrap_or_default();
+        let numbers = told.split_whitespace().map(|word| word.parse::<u64>().unwrap_or(0));
+        let mut sums = sums.lock().expect("nobody panics with the sum");
+        sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        if !output.status.success() {
+            bad.fetch_add(1, Ordering::Relaxed);
+            let why = text.lines().find(|line| line.starts_with("BAD")).unwrap_or("BAD: died");
+            println!("lease seed {seed}: {why}");
+            keep(&format!("lease seed {seed}: {why}"));
+        }
+    });
+    let [played, reads, endangered, writes, elections, stale, millis] =
+        sums.into_inner().expect("nobody panics with the sum");
+    let (bad, simulated) = (bad.into_inner(), millis as f64 / 1_000.0);
+    println!(
+        "{played} lease schedules, {stale} stale of {reads} lease reads, {endangered} of them by \
+         leaders that nobody heard, {writes} writes, {elections} terms, {bad} bad seeds, \
+         {simulated:.0} simulated seconds, {:.1} per second on {workers} cores",
+        simulated / began.elapsed().as_secs_f64(),
+    );
+    code(bad == 0 && stale == 0 && played >= schedules && endangered > 0)
 }
 
 /// Writes a failed seed down.

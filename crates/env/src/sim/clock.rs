@@ -55,17 +55,23 @@ struct Reading {
     wall: Duration,
     rate_permille: u32,
     frozen: bool,
+    paused: bool,
 }
 
 impl Reading {
     /// What has passed on this clock since the last touch.
     fn passed(&self, now: Duration) -> Duration {
         let elapsed = now.saturating_sub(self.at);
-        if self.frozen { Duration::ZERO } else { scaled(elapsed, self.rate_permille) }
+        let stands = self.frozen || self.paused;
+        if stands { Duration::ZERO } else { scaled(elapsed, self.rate_permille) }
     }
 
     /// Moves the last touch to `now`, so that a change takes effect from here on.
     fn touch(&mut self, now: Duration) {
+        if self.paused {
+            // What passes meanwhile is made up for in one leap.
+            return;
+        }
         let passed = self.passed(now);
         self.monotonic += passed;
         self.wall += passed;
@@ -104,6 +110,7 @@ impl SimClock {
             wall: WALL_START + at,
             rate_permille: RATE_TRUE_PERMILLE,
             frozen: false,
+            paused: false,
         };
         Self { time, reading: Mutex::new(reading) }
     }
@@ -136,6 +143,16 @@ impl SimClock {
     /// Both clocks run on from where they stopped; what passed meanwhile is lost to them.
     pub fn thaw(&self) {
         self.change(|reading| reading.frozen = false);
+    }
+
+    /// The process that reads the clock is stopped, and so cannot see it run.
+    pub fn pause(&self) {
+        self.change(|reading| reading.paused = true);
+    }
+
+    /// The process goes on, and sees that its clocks did as well: they leap ahead.
+    pub fn resume(&self) {
+        self.reading.lock().paused = false;
     }
 
     fn change(&self, change: impl FnOnce(&mut Reading)) {
@@ -207,6 +224,20 @@ mod tests {
         clock.thaw();
         clock.advance(SECOND);
         assert_eq!(clock.monotonic(), SECOND);
+    }
+
+    #[test]
+    fn a_paused_process_sees_its_clocks_leap_by_what_it_missed() {
+        let clock = SimClock::default();
+        clock.advance(SECOND);
+        clock.pause();
+        clock.advance(5 * SECOND);
+        assert_eq!(clock.monotonic(), SECOND);
+        clock.set_rate(1_100);
+        clock.resume();
+        assert_eq!(clock.monotonic(), SECOND + 5 * SECOND * 11 / 10);
+        clock.advance(SECOND);
+        assert_eq!(clock.monotonic(), SECOND + 6 * SECOND * 11 / 10);
     }
 
     #[test]

@@ -74,7 +74,10 @@ impl Applier<'_> {
                 }
                 Ok(outcome)
             }
-            Ok(Verdict::Answered(answer)) => settle(self.outcome(&answer, &operation)),
+            Ok(Verdict::Answered(answer)) => {
+                holdfast_env::sometimes!(DUPLICATE_ANSWERED);
+                settle(self.outcome(&answer, &operation))
+            }
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }
     }

@@ -209,6 +209,7 @@ impl Registry {
     }
 
     fn retire(&self, group: GroupId, reason: &str) {
+        holdfast_env::sometimes!(REPLICA_RETIRED);
         tracing::error!(range = %group.range, replica = %group.replica, reason, "replica not run");
         self.inner.broken.lock().insert(group, reason.to_owned());
     }

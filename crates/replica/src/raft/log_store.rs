@@ -304,6 +304,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        holdfast_env::sometimes!(CONFLICT_TRUNCATED);
         let last = last.map(|log_id| log_id.index);
         self.tail.ends_at(last.unwrap_or(0));
         self.durably(|journal, done| journal.truncate_after(self.group, last, done)).await

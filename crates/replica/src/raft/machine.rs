@@ -263,6 +263,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             return Err(io::Error::other("the snapshot holds another state than its header says"));
         }
         self.progress.reset(&self.reader);
+        holdfast_env::sometimes!(SNAPSHOT_INSTALLED);
         Ok(())
     }
 

@@ -209,7 +209,10 @@ impl StagingArea {
             file: file.clone(),
             bytes: arrived.bytes,
         };
-        let staged = partial.files.iter().map(staged).collect();
+        let staged: Vec<_> = partial.files.iter().map(staged).collect();
+        if !staged.is_empty() {
+            holdfast_env::sometimes!(SNAPSHOT_RESUMED);
+        }
         state.partial = Some(partial);
         state.touched = self.clock.monotonic();
         Ok(staged)

@@ -1,21 +1,23 @@
 //! Machines, the network between them, and everything that can be done to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_client::{Client, Doors};
-use holdfast_env::sim::{Random, SimClock, SimEntropy, SimTime};
+use holdfast_env::sim::{Random, SimClock, SimDisk, SimEntropy, SimTime};
 use holdfast_node::Node;
 
+use super::brakes::Brakes;
 use super::clock::HostClock;
-use super::machine::{Machine, Standing};
+use super::machine::{Companion, Machine, Standing};
 use super::net::SimNet;
 use super::options::Options;
 use super::process::Seeded;
 use super::trace::Trace;
+use crate::history::StateHash;
 
 /// Simulated time moves by this much at once.
 const TICK: Duration = Duration::from_millis(1);
@@ -56,8 +58,10 @@ pub struct Cluster {
     machines: Vec<Arc<Machine>>,
     /// Machines that clients run on.
     clients: Vec<String>,
-    /// Links between machines that are not up, the lower number first.
+    /// Links that are not up, the lower number first; clients count on after the machines.
     links: BTreeMap<(usize, usize), LinkState>,
+    /// Machines that may end by themselves, for what was done to them.
+    excused: BTreeSet<usize>,
     time: Arc<SimTime>,
     trace: Trace,
     process: Seeded,
@@ -99,6 +103,7 @@ impl Cluster {
             machines,
             clients: Vec::new(),
             links: BTreeMap::new(),
+            excused: BTreeSet::new(),
             time,
             trace,
             process,
@@ -138,7 +143,7 @@ impl Cluster {
         let doors = Doors {
             clock: Arc::new(HostClock { time: self.time.clone(), clock }),
             entropy: Arc::new(SimEntropy::new(self.random.u64())),
-            net: Arc::new(SimNet),
+            net: Arc::new(SimNet(Arc::new(Brakes::new(self.time.clone())))),
         };
         let addresses = self.machines.iter().map(|machine| machine.client_address()).collect();
         (doors, addresses)
@@ -162,19 +167,31 @@ impl Cluster {
     /// One tick.
     ///
     /// # Errors
-    /// [`Violation`]: a node ended by itself, or a task of the simulation failed.
+    /// [`Violation`]: a node ended by itself without [excuse](Self::excuse), or a task of the
+    /// simulation failed.
     pub fn step(&mut self) -> Result<(), Violation> {
         let elapsed = self.sim.elapsed();
         self.process.set_elapsed(elapsed);
         self.time.advance_to(elapsed);
         self.trace.set_now(elapsed);
         self.sim.step().map_err(|error| Violation(format!("the simulation broke: {error}")))?;
-        for machine in &self.machines {
-            if let Standing::Ended(reason) = machine.standing() {
+        for (number, machine) in self.machines.iter().enumerate() {
+            if let Standing::Ended(reason) = machine.standing()
+                && !self.excused.contains(&number)
+            {
                 return Err(Violation(format!("{} {reason}", machine.name)));
             }
         }
         Ok(())
+    }
+
+    /// From now on the node of a machine may, or may no more, end by itself.
+    pub fn excuse(&mut self, machine: usize, is_excused: bool) {
+        if is_excused {
+            self.excused.insert(machine);
+        } else {
+            self.excused.remove(&machine);
+        }
     }
 
     /// Lets `duration` pass.
@@ -229,23 +246,95 @@ impl Cluster {
         let seed = self.random.u64();
         self.machines[machine].lost_power(keep_percent, seed);
         // A crashed host of turmoil still says goodbye; a machine without power does not.
-        let name = self.machines[machine].name.clone();
-        for client in &self.clients {
-            self.sim.partition(name.as_str(), client.as_str());
+        let others: Vec<usize> = (0..self.ends()).filter(|other| *other != machine).collect();
+        for other in &others {
+            self.apply_link(machine, *other, LinkState::Cut);
         }
-        for other in (0..self.nodes()).filter(|other| *other != machine) {
-            self.apply_link(machine, other, LinkState::Cut);
-        }
-        self.sim.crash(name.as_str());
-        for client in &self.clients {
-            self.sim.repair(name.as_str(), client.as_str());
-        }
-        for other in (0..self.nodes()).filter(|other| *other != machine) {
+        self.sim.crash(self.machines[machine].name.as_str());
+        for other in others {
             let link = (machine.min(other), machine.max(other));
             self.apply_link(machine, other, LinkState::Up);
             if let Some(state) = self.links.get(&link) {
                 self.apply_link(machine, other, *state);
             }
+        }
+    }
+
+    /// Takes the disk out of a machine that is down, and puts an empty one in.
+    pub fn wipe(&mut self, machine: usize) {
+        self.say(format_args!("the disk of n{} is replaced by an empty one", machine + 1));
+        self.machines[machine].wiped();
+    }
+
+    /// Stops the process of a machine for `duration`; then it must be [resumed](Self::resume).
+    pub fn pause(&mut self, machine: usize, duration: Duration) {
+        self.say(format_args!("n{} is paused for {duration:?}", machine + 1));
+        self.machines[machine].pause(duration);
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&mut self, machine: usize) {
+        self.say(format_args!("n{} goes on", machine + 1));
+        self.machines[machine].resume();
+    }
+
+    /// How many times the machine was started.
+    pub fn boots(&self, machine: usize) -> u64 {
+        self.machines[machine].boots()
+    }
+
+    /// Whether the node of a machine may end by itself.
+    pub fn is_excused(&self, machine: usize) -> bool {
+        self.excused.contains(&machine)
+    }
+
+    /// A clock that shows true time.
+    pub(super) fn true_clock(&self) -> HostClock {
+        let clock = Arc::new(SimClock::new(self.time.clone()));
+        HostClock { time: self.time.clone(), clock }
+    }
+
+    /// Has `companion` run beside the node of every machine, from its next start on.
+    pub(super) fn set_companion(&self, companion: &Companion) {
+        self.machines.iter().for_each(|machine| machine.set_companion(companion.clone()));
+    }
+
+    /// The disk of a machine, to spoil.
+    pub fn disk(&self, machine: usize) -> SimDisk {
+        self.machines[machine].disk()
+    }
+
+    /// The brakes of a machine.
+    pub(super) fn brakes(&self, machine: usize) -> &Brakes {
+        &self.machines[machine].brakes
+    }
+
+    /// Ends of links: machines, then clients.
+    pub fn ends(&self) -> usize {
+        self.machines.len() + self.clients.len()
+    }
+
+    fn end_name(&self, end: usize) -> &str {
+        match self.machines.get(end) {
+            Some(machine) => &machine.name,
+            None => &self.clients[end - self.machines.len()],
+        }
+    }
+
+    /// Sets the state of the link between two ends.
+    pub fn set_link(&mut self, a: usize, b: usize, state: LinkState) {
+        let link = (a.min(b), a.max(b));
+        let known = match state {
+            LinkState::Up => self.links.remove(&link),
+            _ => self.links.insert(link, state),
+        };
+        if known.unwrap_or(LinkState::Up) == state {
+            return;
+        }
+        // What was held is let go first; one state at a time is all that turmoil knows.
+        self.apply_link(a, b, LinkState::Up);
+        if state != LinkState::Up {
+            self.apply_link(a, b, state);
         }
     }
 
@@ -264,16 +353,13 @@ impl Cluster {
     /// Sets the state of every link between the two groups.
     pub fn set_links(&mut self, a: &[usize], b: &[usize], state: LinkState) {
         for &a in a {
-            for &b in b {
-                if a != b {
-                    self.links.insert((a.min(b), a.max(b)), state);
-                    self.apply_link(a, b, state);
-                }
+            for &b in b.iter().filter(|b| **b != a) {
+                self.set_link(a, b, state);
             }
         }
     }
 
-    /// Repairs all links between machines; what was held arrives.
+    /// Repairs all links; what was held arrives.
     pub fn repair_links(&mut self) {
         for ((a, b), _) in std::mem::take(&mut self.links) {
             self.apply_link(a, b, LinkState::Up);
@@ -281,7 +367,7 @@ impl Cluster {
     }
 
     fn apply_link(&mut self, a: usize, b: usize, state: LinkState) {
-        let name = |machine: usize| self.machines[machine].name.as_str();
+        let name = |end: usize| self.end_name(end);
         match state {
             LinkState::Up => self.sim.release(name(a), name(b)),
             LinkState::Cut => self.sim.partition(name(a), name(b)),
@@ -293,10 +379,9 @@ impl Cluster {
         }
     }
 
-    /// A segment between two machines takes at most `latency` from now on; what it was before.
+    /// A segment between two ends takes at most `latency` from now on; what it was before.
     pub fn set_latency(&mut self, a: usize, b: usize, latency: Duration) -> Duration {
-        let (a, b) = (self.machines[a].name.as_str(), self.machines[b].name.as_str());
-        self.sim.set_link_max_message_latency(a, b, latency);
+        self.sim.set_link_max_message_latency(self.end_name(a), self.end_name(b), latency);
         self.latency_max
     }
 
@@ -307,10 +392,11 @@ impl Cluster {
         replicas.iter().filter(|replica| replica.role == "leader").count()
     }
 
-    /// Whether all replicas of every range have applied the same entries.
-    pub fn replicas_agree(&self) -> bool {
+    /// Whether all replicas of every range have applied the same entries, those of machines that
+    /// are out left aside.
+    pub fn replicas_agree(&self, is_out: impl Fn(usize) -> bool) -> bool {
         let mut ranges = BTreeMap::new();
-        (0..self.nodes()).all(|machine| {
+        (0..self.nodes()).filter(|machine| !is_out(*machine)).all(|machine| {
             let Some(node) = self.node(machine) else { return false };
             let hosted = node.registry().hosted();
             hosted.iter().all(|(range, hosted)| {
@@ -320,30 +406,32 @@ impl Cluster {
         })
     }
 
-    /// Compares the whole state of replicas that have applied the same entries.
+    /// The state of every replica that runs. Where `is_suspect` says so, one that cannot be read
+    /// is left out.
     ///
     /// # Errors
-    /// [`Violation`]: two of them differ, or one cannot be read.
-    pub fn compare_replicas(&self) -> Result<(), Violation> {
-        let mut states = BTreeMap::new();
+    /// [`Violation`]: one of another machine cannot be read.
+    pub fn states(&self, is_suspect: impl Fn(usize) -> bool) -> Result<Vec<StateHash>, Violation> {
+        let mut states = Vec::new();
         for machine in 0..self.nodes() {
             let Some(node) = self.node(machine) else { continue };
             for (range, hosted) in node.registry().hosted().iter() {
-                let (reader, name) = (hosted.replica.reader(), format!("n{}", machine + 1));
-                let index = reader.point().index;
-                let hash = reader.state_hash();
-                let hash =
-                    hash.map_err(|error| Violation(format!("{range} of {name}: {error}")))?;
-                let (other, first) =
-                    states.entry((*range, index)).or_insert_with(|| (name.clone(), hash));
-                if *first != hash {
-                    let text = format!("{range} at {index:?} differs between {other} and {name}");
-                    return Err(Violation(text));
+                let (reader, replica) = (hosted.replica.reader(), hosted.replica.options().replica);
+                let index = reader.point().index.0;
+                match reader.state_hash() {
+                    Ok(hash) => {
+                        let (range, replica) = (range.0, replica.0);
+                        states.push(StateHash { range, replica, index, hash });
+                    }
+                    Err(_) if is_suspect(machine) => {}
+                    Err(error) => {
+                        let text = format!("{range} of n{} cannot be read: {error}", machine + 1);
+                        return Err(Violation(text));
+                    }
                 }
             }
         }
-        self.say(format_args!("{} states are equal", states.len()));
-        Ok(())
+        Ok(states)
     }
 
     /// Asks the node of a machine to hand over the first range it leads.
@@ -355,10 +443,5 @@ impl Cluster {
     /// The clock of a machine, to bend.
     pub fn clock(&self, machine: usize) -> Arc<SimClock> {
         self.machines[machine].clock()
-    }
-
-    /// Whether the disk of a machine still holds anything: a check of the harness itself.
-    pub fn disk_operations(&self, machine: usize) -> u64 {
-        self.machines[machine].disk().counters().operations
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use holdfast_env::Entropy;
+use futures_util::future::BoxFuture;
 use holdfast_env::sim::{SimClock, SimDisk, SimEntropy, SimTime};
 use holdfast_node::api::{Call, Cluster};
 use holdfast_node::auth::Identity;
@@ -15,6 +15,7 @@ use holdfast_wire::v1::TransferLeaderRequest;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::brakes::Brakes;
 use super::clock::HostClock;
 use super::net::SimNet;
 use super::options::Options;
@@ -45,12 +46,27 @@ pub enum Standing {
     Ended(String),
 }
 
+/// The process of a machine, as what runs beside the node sees it.
+#[derive(Clone)]
+pub(super) struct Process {
+    /// The machine's name.
+    pub(super) name: String,
+    /// The node.
+    pub(super) node: Arc<Node>,
+    /// Whoever pauses the process pauses what asks the brakes.
+    pub(super) brakes: Arc<Brakes>,
+}
+
+/// What runs beside a node, in its process, from when it is up to its end.
+pub(super) type Companion = Arc<dyn Fn(Process) -> BoxFuture<'static, ()> + Send + Sync>;
+
 struct State {
     disk: SimDisk,
     clock: Arc<SimClock>,
     boots: u64,
     standing: Standing,
     node: Weak<Node>,
+    companion: Option<Companion>,
 }
 
 /// See the module.
@@ -63,6 +79,7 @@ pub(super) struct Machine {
     trace: Trace,
     stop: Notify,
     hand_over: Notify,
+    pub(super) brakes: Arc<Brakes>,
     // Shared between the machine's tasks and the nemesis, which never run at the same time.
     state: Mutex<State>,
 }
@@ -82,6 +99,7 @@ impl Machine {
             boots: 0,
             standing: Standing::Starting,
             node: Weak::new(),
+            companion: None,
         };
         Arc::new(Self {
             name,
@@ -90,6 +108,7 @@ impl Machine {
             seed,
             time: time.clone(),
             trace: trace.clone(),
+            brakes: Arc::new(Brakes::new(time.clone())),
             stop: Notify::new(),
             hand_over: Notify::new(),
             state: Mutex::new(state),
@@ -108,6 +127,11 @@ impl Machine {
         self.state.lock().standing.clone()
     }
 
+    /// How often it was started.
+    pub(super) fn boots(&self) -> u64 {
+        self.state.lock().boots
+    }
+
     pub(super) fn clock(&self) -> Arc<SimClock> {
         self.state.lock().clock.clone()
     }
@@ -121,6 +145,11 @@ impl Machine {
         self.state.lock().node.upgrade()
     }
 
+    /// Has `companion` run beside the node from its next start on.
+    pub(super) fn set_companion(&self, companion: Companion) {
+        self.state.lock().companion = Some(companion);
+    }
+
     /// Asks the node to stop in order.
     pub(super) fn ask_to_stop(&self) {
         self.stop.notify_one();
@@ -131,8 +160,26 @@ impl Machine {
         self.hand_over.notify_one();
     }
 
+    /// The process is stopped for `duration`, then must be told to [`go on`](Self::resume).
+    pub(super) fn pause(&self, duration: Duration) {
+        self.brakes.pause(duration);
+        self.state.lock().clock.pause();
+    }
+
+    /// The process goes on.
+    pub(super) fn resume(&self) {
+        self.state.lock().clock.resume();
+        self.brakes.resume();
+    }
+
+    /// The disk is taken out and an empty one put in; nothing may run meanwhile.
+    pub(super) fn wiped(&self) {
+        self.state.lock().disk = SimDisk::new();
+    }
+
     /// The process ends at once; what it wrote stays.
     pub(super) fn killed(&self) {
+        self.resume();
         let mut state = self.state.lock();
         state.disk = state.disk.kill();
         state.standing = Standing::Down;
@@ -140,6 +187,7 @@ impl Machine {
 
     /// The power goes: of what was not synced, each block stays with `keep_percent`.
     pub(super) fn lost_power(&self, keep_percent: u8, seed: u64) {
+        self.resume();
         let mut state = self.state.lock();
         state.disk = state.disk.crash(keep_percent, seed);
         state.clock = Arc::new(SimClock::new(self.time.clone()));
@@ -163,7 +211,7 @@ impl Machine {
                 clock: Arc::new(HostClock { time: self.time.clone(), clock }),
                 entropy,
             },
-            net: Arc::new(SimNet),
+            net: Arc::new(SimNet(self.brakes.clone())),
             fatal: self.clone().fatal(disk),
         };
         self.trace.say(&self.name, format_args!("starts, boot {boot}"));
@@ -190,7 +238,17 @@ impl Machine {
                 self.state.lock().standing = Standing::Down;
             }
             never = self.hand_over_when_asked(&node) => match never {},
+            never = self.accompany(&node) => match never {},
         }
+    }
+
+    async fn accompany(&self, node: &Arc<Node>) -> std::convert::Infallible {
+        let companion = self.state.lock().companion.clone();
+        if let Some(companion) = companion {
+            let (name, brakes) = (self.name.clone(), self.brakes.clone());
+            companion(Process { name, node: node.clone(), brakes }).await;
+        }
+        std::future::pending().await
     }
 
     async fn hand_over_when_asked(&self, node: &Node) -> std::convert::Infallible {
@@ -233,8 +291,8 @@ impl Machine {
     /// Work takes as long as the disk does: up to the run's latency, drawn anew each time.
     fn workers(&self, entropy: &SimEntropy) -> Workers {
         let (random, max) = (entropy.fork(), self.options.disk_latency_max);
-        let micros = u64::try_from(max.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
-        Workers::Tasks(Arc::new(move || Duration::from_micros(random.u64() % micros)))
+        let brakes = self.brakes.clone();
+        Workers::Tasks(Arc::new(move || brakes.latency(&random, max)))
     }
 
     fn config(&self) -> Config {

@@ -9,22 +9,30 @@
 //! * A run without traffic, or without the fault it was to show, has failed.
 //! Source: `reliability.md`; turmoil for network and time.
 
+mod brakes;
 mod clock;
 mod cluster;
+mod disks;
 mod faults;
+mod invariants;
+mod leases;
 mod load;
 mod machine;
+mod nemesis;
 mod net;
 mod options;
 mod panics;
 mod process;
 mod run;
 mod trace;
+mod verdict;
 
 pub use cluster::{Cluster, LinkState, Violation};
-pub use faults::{FaultKind, Nemesis};
+pub use faults::FaultKind;
+pub use leases::{LeaseReport, run_leases};
 pub use load::Outcomes;
 pub use machine::Standing;
+pub use nemesis::Nemesis;
 pub use options::Options;
 pub use run::{Report, run, run_with};
 pub use trace::Trace;

@@ -1,18 +1,25 @@
-//! turmoil's network behind the door of `runtime`.
+//! turmoil's network behind the door of `runtime`, through the brakes of the machine.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use holdfast_runtime::net::{BoxFuture, Ends, Listener, Net, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::brakes::Brakes;
+
 /// The network of the simulation the caller runs in. Everybody listens on all addresses.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SimNet;
+#[derive(Clone, Debug)]
+pub(super) struct SimNet(pub(super) Arc<Brakes>);
 
 struct SimListener {
     listener: TcpListener,
     address: SocketAddr,
+    brakes: Arc<Brakes>,
 }
 
 impl std::fmt::Debug for SimListener {
@@ -21,9 +28,53 @@ impl std::fmt::Debug for SimListener {
     }
 }
 
-fn stream(stream: TcpStream) -> io::Result<Stream> {
+/// A connection of a process that may be paused: what arrives meanwhile waits for it.
+struct Braked {
+    stream: TcpStream,
+    brakes: Arc<Brakes>,
+}
+
+impl std::fmt::Debug for Braked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Braked({:?})", self.brakes)
+    }
+}
+
+impl AsyncRead for Braked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.brakes.poll(context));
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Braked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.brakes.poll(context));
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.brakes.poll(context));
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.brakes.poll(context));
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+fn stream(stream: TcpStream, brakes: Arc<Brakes>) -> io::Result<Stream> {
     let ends = Ends { local: stream.local_addr()?, remote: stream.peer_addr()? };
-    Ok(Stream::other(stream, ends))
+    Ok(Stream::other(Braked { stream, brakes }, ends))
 }
 
 impl Net for SimNet {
@@ -31,8 +82,8 @@ impl Net for SimNet {
         Box::pin(async move {
             let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             let listener = TcpListener::bind(any).await?;
-            let address = listener.local_addr()?;
-            Ok(Box::new(SimListener { listener, address }) as Box<dyn Listener>)
+            let (address, brakes) = (listener.local_addr()?, self.0.clone());
+            Ok(Box::new(SimListener { listener, address, brakes }) as Box<dyn Listener>)
         })
     }
 
@@ -40,14 +91,22 @@ impl Net for SimNet {
         Box::pin(async move {
             let address: SocketAddr =
                 address.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            stream(TcpStream::connect(address).await?)
+            self.0.pass().await;
+            let connected = TcpStream::connect(address).await?;
+            self.0.pass().await;
+            stream(connected, self.0.clone())
         })
     }
 }
 
 impl Listener for SimListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<Stream>> {
-        Box::pin(async move { stream(self.listener.accept().await?.0) })
+        Box::pin(async move {
+            self.brakes.pass().await;
+            let (accepted, _) = self.listener.accept().await?;
+            self.brakes.pass().await;
+            stream(accepted, self.brakes.clone())
+        })
     }
 
     fn local_address(&self) -> SocketAddr {

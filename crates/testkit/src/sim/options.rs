@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_env::sim::Random;
 
 use super::faults::FaultKind;
+use crate::workload::Kind;
 
 /// Simulated time under faults, unless said otherwise.
 const STORM: Duration = Duration::from_secs(30);
@@ -16,16 +17,24 @@ pub struct Options {
     pub nodes: usize,
     /// Ranges of the keyspace, a power of two, 1 to 16.
     pub ranges: u32,
-    /// Clients at work.
+    /// Clients at work, each on a machine of its own.
     pub clients: usize,
-    /// Keys they share.
-    pub keys: u64,
+    /// What they do.
+    pub workloads: Vec<Kind>,
+    /// Processes of each kind of work, spread over the clients.
+    pub processes: u32,
+    /// Keys of each kind of work.
+    pub keys: u32,
+    /// Longest pause of a process between two calls.
+    pub pause_max: Duration,
     /// Faults are drawn from these.
     pub faults: Vec<FaultKind>,
     /// How long faults go on.
     pub storm: Duration,
-    /// Longest pause between two faults.
+    /// Longest pause between the beginnings of two faults.
     pub calm_max: Duration,
+    /// Most faults at once.
+    pub overlap_max: usize,
     /// A segment takes at least 1 ms and at most this on the network.
     pub network_latency_max: Duration,
     /// A piece of work on a disk takes at most this.
@@ -36,38 +45,74 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Log kept for followers that are down, per range.
     pub retention_bytes: u64,
-    /// Bytes of a value.
+    /// Least bytes of a value, where values may be of any size.
     pub value_bytes: usize,
     /// Whether the trace's hash covers the network's segments.
     pub is_deep: bool,
 }
 
 impl Options {
-    /// What `seed` says: a random configuration and a random subset of the faults (swarm).
+    /// What `seed` says: a random configuration, a random subset of the work and of the faults
+    /// (swarm).
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x0b71_0e55);
         let nodes = [3, 3, 3, 3, 5, 5, 4, 7][random.below(8) as usize];
-        let faults = FaultKind::ALL.into_iter().filter(|_| random.chance(50)).collect::<Vec<_>>();
         Self {
             nodes,
             ranges: 1 << random.below(5),
             clients: 2 + random.below(3) as usize,
-            keys: 4 + random.below(28),
-            faults: if faults.is_empty() { FaultKind::ALL.to_vec() } else { faults },
+            workloads: with_writers(subset(&mut random, &Kind::ALL)),
+            processes: 1 + random.below(3) as u32,
+            keys: 1 + random.below(8) as u32,
+            pause_max: Duration::from_millis(20 << random.below(4)),
+            faults: subset(&mut random, FaultKind::ALL),
             storm: STORM,
             calm_max: Duration::from_millis(500 + random.below(4_000)),
+            overlap_max: 1 + random.below(4) as usize,
             network_latency_max: Duration::from_millis(2 + random.below(20)),
             disk_latency_max: Duration::from_millis(1 + random.below(8)),
-            memtable_bytes: 64 << (10 + random.below(5)),
+            memtable_bytes: 16 << (10 + random.below(6)),
             segment_bytes: 256 << (10 + random.below(4)),
-            retention_bytes: 64 << (10 + random.below(6)),
-            value_bytes: 16 << random.below(8),
+            retention_bytes: 16 << (10 + random.below(8)),
+            value_bytes: 4 << random.below(8),
             is_deep: false,
         }
     }
 
-    /// No faults, three nodes.
-    pub fn calm(seed: u64) -> Self {
-        Self { nodes: 3, faults: Vec::new(), storm: Duration::from_secs(5), ..Self::of(seed) }
+    /// What `seed` says, with faults in quick succession: for short runs.
+    pub fn brisk(seed: u64) -> Self {
+        let options = Self::of(seed);
+        let calm_max = options.calm_max.min(Duration::from_millis(1_000));
+        Self { calm_max, ..options }
     }
+
+    /// No faults, three nodes, every kind of work.
+    pub fn calm(seed: u64) -> Self {
+        Self {
+            nodes: 3,
+            workloads: Kind::ALL.to_vec(),
+            faults: Vec::new(),
+            storm: Duration::from_secs(5),
+            ..Self::of(seed)
+        }
+    }
+
+    /// Whether reads may rest on clocks: not where clocks may stop.
+    pub fn trusts_clocks(&self) -> bool {
+        !self.faults.contains(&FaultKind::ClockFreeze)
+    }
+}
+
+/// Those who only look need something to see.
+fn with_writers(mut kinds: Vec<Kind>) -> Vec<Kind> {
+    if kinds.iter().all(|kind| matches!(kind, Kind::Watches | Kind::Followers)) {
+        kinds.push(Kind::Registers);
+    }
+    kinds
+}
+
+/// Each of `all` with one chance in two; all of them rather than none.
+fn subset<T: Copy>(random: &mut Random, all: &[T]) -> Vec<T> {
+    let drawn: Vec<T> = all.iter().copied().filter(|_| random.chance(50)).collect();
+    if drawn.is_empty() { all.to_vec() } else { drawn }
 }

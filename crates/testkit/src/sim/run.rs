@@ -1,36 +1,32 @@
-//! One run: found a cluster, work under faults, heal, look whether everything is there.
+//! One run: found a cluster, work under faults, heal, look whether everything is there, judge.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_client::{Error, KeyspaceOptions};
-use holdfast_env::sim::Random;
 use parking_lot::Mutex;
 
 use super::cluster::{Cluster, Violation};
-use super::faults::{FaultKind, Nemesis};
-use super::load::{Ledger, Outcomes, Worker};
+use super::faults::FaultKind;
+use super::invariants::Invariants;
+use super::load::{KEYSPACE, Load, Outcomes};
 use super::machine::Standing;
+use super::nemesis::Nemesis;
 use super::options::Options;
 use super::process::Seeded;
 use super::trace::Trace;
+use super::verdict;
+use crate::check;
+use crate::history::{Fault, History, Record};
 
 /// A cluster is founded within this time.
 const FOUNDING_MAX: Duration = Duration::from_secs(60);
 /// After the last fault everything works again within this time.
 const HEALING_MAX: Duration = Duration::from_secs(60);
-/// How long a client tries one call.
+/// How long the founder tries one call.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// In the end a call may take as long as the cluster may need to heal.
-const AUDIT_DEADLINE: Duration = Duration::from_secs(30);
-/// A run with fewer answers says nothing.
-const SUCCEEDED_MIN: u64 = 20;
 /// The stack of a run's thread, bytes: polls nest deeply in the dev profile.
 const STACK_BYTES: usize = 64 << 20;
-/// The keyspace clients work on.
-const KEYSPACE: &str = "storm";
-/// The client that looks at everything in the end.
-const AUDITOR: &str = "a";
 /// Founding is tried so often.
 const FOUNDING_TRIES: u32 = 50;
 /// Between two tries.
@@ -47,10 +43,16 @@ pub struct Report {
     pub violation: Option<Violation>,
     /// What happened.
     pub trace: Trace,
+    /// What clients asked and were told.
+    pub history: History,
+    /// What the checkers said of it; nothing where the run did not come to its end.
+    pub verdicts: check::Report,
     /// Calls of clients.
     pub outcomes: Outcomes,
     /// Faults that were installed.
     pub faults: Vec<FaultKind>,
+    /// Rare states, and how often the run passed them.
+    pub marks: Vec<(&'static str, u64)>,
     /// Simulated time.
     pub elapsed: Duration,
 }
@@ -64,9 +66,13 @@ pub fn run(seed: u64) -> Report {
 ///
 /// # Panics
 /// If the system gives no thread.
-#[allow(clippy::disallowed_methods)] // The runtime's threads have no stack of this size.
 pub fn run_with(seed: u64, options: Options) -> Report {
-    let body = move || Storm::begin(seed, options).report();
+    on_thread(move || Storm::begin(seed, options).report())
+}
+
+/// Runs `body` on a thread of its own, as whatever is [`Seeded`] must be.
+#[allow(clippy::disallowed_methods)] // The runtime's threads have no stack of this size.
+pub(super) fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().name("run".into()).stack_size(STACK_BYTES);
     let thread = thread.spawn(body).expect("the system gives a thread");
     thread.join().expect("a run reports its panics")
@@ -76,20 +82,32 @@ struct Storm {
     seed: u64,
     options: Options,
     trace: Trace,
-    ledger: Ledger,
     nemesis: Nemesis,
+    invariants: Invariants,
+    history: History,
+    verdicts: check::Report,
 }
 
 impl Storm {
     fn begin(seed: u64, options: Options) -> Self {
-        let nemesis = Nemesis::new(seed ^ 0xfa_17, &options.faults, options.calm_max);
-        Self { seed, options, trace: Trace::default(), ledger: Ledger::default(), nemesis }
+        let Options { faults, calm_max, overlap_max, .. } = &options;
+        let nemesis = Nemesis::new(seed ^ 0xfa_17, faults, *calm_max, *overlap_max);
+        Self {
+            seed,
+            nemesis,
+            options,
+            trace: Trace::default(),
+            invariants: Invariants::default(),
+            history: History::default(),
+            verdicts: check::Report::default(),
+        }
     }
 
     fn report(mut self) -> Report {
         let process = Seeded::new(self.seed);
         let trace = self.trace.clone();
         let panics = super::panics::Panics::on_this_thread();
+        let marks = holdfast_env::marks::listen();
         let (violation, elapsed) = trace.listen(self.options.is_deep, || {
             let mut cluster = Cluster::new(self.seed, &self.options, trace.clone(), process);
             let outcome = self.play(&mut cluster);
@@ -103,8 +121,11 @@ impl Storm {
         Report {
             seed: self.seed,
             violation,
-            outcomes: self.ledger.outcomes(),
-            faults: self.nemesis.struck().to_vec(),
+            outcomes: Outcomes::of(&self.history),
+            history: self.history,
+            verdicts: self.verdicts,
+            faults: self.nemesis.struck(),
+            marks: marks.counts().into_iter().map(|(mark, n)| (mark.name, n)).collect(),
             elapsed,
             trace: self.trace,
             options: self.options,
@@ -112,10 +133,6 @@ impl Storm {
     }
 
     fn lack_of_evidence(&self) -> Option<Violation> {
-        let succeeded = self.ledger.outcomes().succeeded;
-        if succeeded < SUCCEEDED_MIN {
-            return Some(Violation(format!("no evidence: only {succeeded} calls were answered")));
-        }
         let is_calm = self.options.faults.is_empty();
         if !is_calm && self.nemesis.struck().is_empty() {
             return Some(Violation("no evidence: no fault was installed".into()));
@@ -125,118 +142,120 @@ impl Storm {
 
     fn play(&mut self, cluster: &mut Cluster) -> Result<(), Violation> {
         self.trace.say("", format_args!("seed {}: {:?}", self.seed, self.options));
-        self.found(cluster)?;
-        self.send_clients(cluster);
-        if self.options.faults.is_empty() {
-            cluster.run_for(self.options.storm)?;
+        found(cluster, &self.trace, self.options.ranges)?;
+        let load = Load::new(self.seed, &self.options, cluster, &self.trace);
+        load.begin(cluster, self.options.clients);
+        let outcome = self.work_and_heal(cluster, &load);
+        for struck in self.nemesis.times() {
+            let nanos = |at: Duration| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+            let (from, to) = (nanos(struck.from), nanos(struck.to));
+            let name = struck.kind.to_string();
+            load.recorder().push(Record::Fault(Fault { name, from, to, installed: true }));
+        }
+        let history = load.recorder().history();
+        let full = |dropped| Violation(format!("{dropped} records did not fit"));
+        match (outcome, history.map_err(full)) {
+            (Err(violation), history) => {
+                self.history = history.unwrap_or_default();
+                Err(violation)
+            }
+            (Ok(()), history) => {
+                self.history = history?;
+                self.judge()
+            }
+        }
+    }
+
+    fn work_and_heal(&mut self, cluster: &mut Cluster, load: &Load) -> Result<(), Violation> {
+        let Self { nemesis, invariants, options, .. } = self;
+        if options.faults.is_empty() {
+            cluster.run_for(options.storm)?;
         } else {
-            self.nemesis.rage(cluster, self.options.storm)?;
+            nemesis.rage(cluster, options.storm, |cluster, nemesis| {
+                invariants.look(cluster, |machine| {
+                    nemesis.is_suspect(machine) || cluster.is_excused(machine)
+                })
+            })?;
         }
         self.heal(cluster)?;
-        self.audit(cluster)
+        load.finish(cluster, HEALING_MAX)?;
+        load.audit(cluster, 2 * HEALING_MAX)?;
+        self.compare(cluster, load)
     }
 
-    fn found(&self, cluster: &mut Cluster) -> Result<(), Violation> {
-        cluster.run_until("all nodes are up", FOUNDING_MAX, |cluster| {
-            (0..cluster.nodes()).all(|machine| cluster.standing(machine) == Standing::Up)
-        })?;
-        let founded = Arc::new(Mutex::new(false));
-        let (done, peers) = (founded.clone(), cluster.peer_addresses());
-        let (trace, ranges) = (self.trace.clone(), self.options.ranges);
-        cluster.run_client("founder", DEADLINE, move |client| async move {
-            for _ in 0..FOUNDING_TRIES {
-                match client.cluster().init(&peers, 0).await {
-                    Ok(founded) => {
-                        trace.say("", format_args!("founded {founded:?}"));
-                        break;
-                    }
-                    Err(error) => trace.say("", format_args!("not founded: {error}")),
-                }
-                holdfast_runtime::sleep(FOUNDING_PAUSE).await;
-            }
-            for _ in 0..FOUNDING_TRIES {
-                let options = KeyspaceOptions { ranges, ..KeyspaceOptions::default() };
-                let created = client.cluster().create_keyspace_with(KEYSPACE, options).await;
-                match created {
-                    Ok(_) | Err(Error::AlreadyExists(_)) => {
-                        *done.lock() = true;
-                        return;
-                    }
-                    Err(error) => trace.say("", format_args!("no keyspace yet: {error}")),
-                }
-                holdfast_runtime::sleep(FOUNDING_PAUSE).await;
-            }
-        });
-        cluster.run_until("the cluster is founded", FOUNDING_MAX, |_| *founded.lock())
-    }
-
-    fn worker(&self, name: &str, client: holdfast_client::Client, seed: u64) -> Worker {
-        Worker {
-            name: name.to_owned(),
-            client: client.keyspace(KEYSPACE),
-            ledger: self.ledger.clone(),
-            trace: self.trace.clone(),
-            random: Random::new(seed),
-            keys: self.options.keys,
-            value_bytes: self.options.value_bytes,
-            written: 0,
-            is_auditor: name == AUDITOR,
-        }
-    }
-
-    fn send_clients(&self, cluster: &mut Cluster) {
-        for i in 1..=self.options.clients {
-            let name = format!("c{i}");
-            let (of, seed) = (name.clone(), self.seed.wrapping_add(i as u64) ^ 0xc11e);
-            let template = self.template();
-            cluster.run_client(&name, DEADLINE, move |client| async move {
-                template.worker(&of, client, seed).work().await;
-            });
-        }
-    }
-
-    /// What a client needs of the run.
-    fn template(&self) -> Self {
-        Self {
-            seed: self.seed,
-            options: self.options.clone(),
-            trace: self.trace.clone(),
-            ledger: self.ledger.clone(),
-            nemesis: Nemesis::new(0, &[], Duration::ZERO),
-        }
-    }
-
-    /// Undoes every fault, then waits until all nodes serve and agree.
-    fn heal(&self, cluster: &mut Cluster) -> Result<(), Violation> {
+    /// Undoes every fault, then waits until all nodes serve.
+    fn heal(&mut self, cluster: &mut Cluster) -> Result<(), Violation> {
         cluster.say("everything is healed");
-        cluster.repair_links();
-        for machine in 0..cluster.nodes() {
-            cluster.clock(machine).set_rate(1_000);
-            cluster.clock(machine).thaw();
-        }
+        self.nemesis.end(cluster)?;
+        let out = self.out(cluster);
         cluster.run_until("all nodes are up and ready", HEALING_MAX, |cluster| {
-            (0..cluster.nodes()).all(|m| cluster.node(m).is_some_and(|n| n.readiness().is_ok()))
+            let is_ready = |m| cluster.node(m).is_some_and(|n| n.readiness().is_ok());
+            (0..cluster.nodes()).all(|machine| out[machine] || is_ready(machine))
+        })
+    }
+
+    /// Machines whose data may be gone.
+    fn out(&self, cluster: &Cluster) -> Vec<bool> {
+        (0..cluster.nodes()).map(|machine| self.nemesis.is_suspect(machine)).collect()
+    }
+
+    /// Replicas agree, once nobody writes any more.
+    fn compare(&mut self, cluster: &mut Cluster, load: &Load) -> Result<(), Violation> {
+        let out = self.out(cluster);
+        cluster.run_until("replicas agree", HEALING_MAX, |cluster| {
+            cluster.replicas_agree(|machine| out[machine])
         })?;
-        self.ledger.end();
-        let ledger = self.ledger.clone();
-        cluster.run_until("clients end", HEALING_MAX, move |_| ledger.is_quiet())?;
-        self.judge()
+        let mut states = 0;
+        for state in cluster.states(|machine| out[machine])? {
+            self.invariants.compare(&state)?;
+            load.recorder().push(Record::StateHash(state));
+            states += 1;
+        }
+        let (elections, equal) = self.invariants.seen();
+        cluster
+            .say(format_args!("{states} states at the end, {equal} equal, {elections} elections"));
+        Ok(())
     }
 
-    fn judge(&self) -> Result<(), Violation> {
-        self.ledger.violation().map_or(Ok(()), |text| Err(Violation(text)))
+    fn judge(&mut self) -> Result<(), Violation> {
+        self.verdicts = verdict::judge_run(&self.history, &self.options);
+        self.trace.say("", format_args!("{}", self.verdicts));
+        if self.verdicts.is_clean() {
+            return Ok(());
+        }
+        Err(Violation(self.verdicts.to_string()))
     }
+}
 
-    fn audit(&self, cluster: &mut Cluster) -> Result<(), Violation> {
-        let (done, template) = (Arc::new(Mutex::new(false)), self.template());
-        let ended = done.clone();
-        cluster.run_client(AUDITOR, AUDIT_DEADLINE, move |client| async move {
-            template.worker(AUDITOR, client, 0).audit().await;
-            *ended.lock() = true;
-        });
-        cluster.run_until("everything can be read", 2 * HEALING_MAX, |_| *done.lock())?;
-        self.judge()?;
-        cluster.run_until("replicas agree", HEALING_MAX, Cluster::replicas_agree)?;
-        cluster.compare_replicas()
-    }
+/// Waits until all nodes are up, makes them a cluster, and creates the keyspace.
+pub(super) fn found(cluster: &mut Cluster, trace: &Trace, ranges: u32) -> Result<(), Violation> {
+    cluster.run_until("all nodes are up", FOUNDING_MAX, |cluster| {
+        (0..cluster.nodes()).all(|machine| cluster.standing(machine) == Standing::Up)
+    })?;
+    let founded = Arc::new(Mutex::new(false));
+    let (done, peers, trace) = (founded.clone(), cluster.peer_addresses(), trace.clone());
+    cluster.run_client("founder", DEADLINE, move |client| async move {
+        for _ in 0..FOUNDING_TRIES {
+            match client.cluster().init(&peers, 0).await {
+                Ok(founded) => {
+                    trace.say("", format_args!("founded {founded:?}"));
+                    break;
+                }
+                Err(error) => trace.say("", format_args!("not founded: {error}")),
+            }
+            holdfast_runtime::sleep(FOUNDING_PAUSE).await;
+        }
+        for _ in 0..FOUNDING_TRIES {
+            let options = KeyspaceOptions { ranges, ..KeyspaceOptions::default() };
+            match client.cluster().create_keyspace_with(KEYSPACE, options).await {
+                Ok(_) | Err(Error::AlreadyExists(_)) => {
+                    *done.lock() = true;
+                    return;
+                }
+                Err(error) => trace.say("", format_args!("no keyspace yet: {error}")),
+            }
+            holdfast_runtime::sleep(FOUNDING_PAUSE).await;
+        }
+    });
+    cluster.run_until("the cluster is founded", FOUNDING_MAX, |_| *founded.lock())
 }

@@ -1,0 +1,139 @@
+//! What is done to disks.
+//!
+//! A machine may lose whatever it has, but not the memory of what it promised: a journal without
+//! its newest records, and nothing to show for it, would let a quorum forget what was acknowledged.
+//! So the newest segment of a journal is spared from silent damage, and syncs lie about engines only.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use holdfast_env::Disk;
+use holdfast_env::sim::{Effect, Fault, FaultId, Operation, Random, SimDisk};
+
+use super::faults::FaultKind;
+
+/// The data directory of a node.
+pub(super) const DATA: &str = "/data";
+/// A fault begins within so many calls that match.
+const CALLS_MAX: u64 = 40;
+/// A fault strikes at most so many calls.
+const STRIKES_MAX: u64 = 3;
+/// Longest run of bad sectors, bytes.
+const BAD_BYTES_MAX: u64 = 4_096;
+/// Room that a full disk still has, bytes.
+const ROOM_MAX: u64 = 64 << 10;
+
+/// A fault that calls have to meet.
+pub(super) struct Planted {
+    what: String,
+    disk: SimDisk,
+    id: Option<FaultId>,
+}
+
+impl fmt::Debug for Planted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Planted {
+    /// Takes the fault away; whether any call met it.
+    pub(super) fn end(self) -> bool {
+        match self.id {
+            Some(id) => {
+                self.disk.remove_fault(id);
+                self.disk.fault_struck(id) > 0
+            }
+            None => {
+                self.disk.set_capacity(None);
+                true
+            }
+        }
+    }
+}
+
+/// Whether a file is part of the journal.
+fn is_journal(path: &Path) -> bool {
+    path.starts_with(Path::new(DATA).join("journal"))
+}
+
+/// Plants a fault of `kind`, unless the disk cannot have it now.
+pub(super) fn plant(kind: FaultKind, disk: &SimDisk, random: &mut Random) -> Option<Planted> {
+    let fault = match kind {
+        FaultKind::DiskError => {
+            use Operation::{Create, Read, Rename, Resize, SyncDir, Write};
+            let operations = [Read, Read, Write, Write, Create, Rename, Resize, SyncDir];
+            let operation = operations[random.below(operations.len() as u64) as usize];
+            let is_sync = operation == SyncDir;
+            Fault::new(operation, if is_sync { Effect::SyncFails } else { Effect::Eio })
+        }
+        FaultKind::DiskFull => match random.below(3) {
+            0 => Fault::new(Operation::Write, Effect::Enospc),
+            1 => {
+                let bytes = random.below(4_096) as usize;
+                Fault::new(Operation::Write, Effect::ShortWrite { bytes })
+            }
+            _ => {
+                let space = disk.space(Path::new(DATA)).ok()?;
+                let used = space.total_bytes.saturating_sub(space.available_bytes);
+                let room = random.below(ROOM_MAX);
+                disk.set_capacity(Some(used + room));
+                let what = format!("{room} bytes of room");
+                return Some(Planted { what, disk: disk.clone(), id: None });
+            }
+        },
+        FaultKind::SyncFails => Fault::new(Operation::Sync, Effect::SyncFails).times(1),
+        FaultKind::StrayWrite => {
+            let distance = 512 << random.below(5);
+            let effects = [Effect::PhantomWrite, Effect::MisdirectedWrite { distance }];
+            let effect = effects[random.below(2) as usize];
+            Fault::new(Operation::Write, effect).on(|path| !is_journal(path))
+        }
+        FaultKind::SyncLies => {
+            let fault = Fault::new(Operation::Sync, Effect::SyncLies).on(|path| !is_journal(path));
+            return Some(planted(disk, fault.forever()));
+        }
+        _ => return None,
+    };
+    let (after, times) = (random.below(CALLS_MAX), 1 + random.below(STRIKES_MAX));
+    let times = if kind == FaultKind::SyncFails { 1 } else { times };
+    Some(planted(disk, fault.after(after).times(times)))
+}
+
+fn planted(disk: &SimDisk, fault: Fault) -> Planted {
+    let what = format!("{fault:?}");
+    Planted { what, disk: disk.clone(), id: Some(disk.inject(fault)) }
+}
+
+/// Damages a file; which, and what of it, for the trace. None: there is nothing to damage.
+pub(super) fn damage(kind: FaultKind, disk: &SimDisk, random: &mut Random) -> Option<String> {
+    let files = disk.files(Path::new(DATA)).ok()?;
+    let newest = files.keys().filter(|path| is_segment(path)).max().cloned();
+    let mut files: Vec<(PathBuf, u64)> = files
+        .into_iter()
+        .map(|(path, content)| (path, content.len() as u64))
+        .filter(|(path, length)| *length > 0 && Some(path) != newest.as_ref())
+        .collect();
+    let chosen = random.below(files.len().max(1) as u64) as usize;
+    let (path, length) = files.drain(..).nth(chosen)?;
+    let offset = random.below(length);
+    let done = match kind {
+        FaultKind::BitFlip => {
+            let bit = random.below(8) as u8;
+            disk.flip_bit(&path, offset, bit).map(|()| format!("bit {bit} of byte {offset}"))
+        }
+        _ => {
+            let bytes = 1 + random.below(BAD_BYTES_MAX.min(length - offset));
+            let marked = disk.mark_bad(&path, offset, bytes);
+            marked.map(|()| format!("{bytes} bytes from {offset}"))
+        }
+    };
+    done.ok().map(|what| format!("{what} of {}", path.display()))
+}
+
+fn is_segment(path: &Path) -> bool {
+    is_journal(path) && path.extension().is_some_and(|extension| extension == SEGMENT)
+}
+
+/// Extension of a segment of the journal.
+const SEGMENT: &str = "journal";
