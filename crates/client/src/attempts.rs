@@ -184,6 +184,11 @@ impl<'a> Attempts<'a> {
         Next::End(Ended { error, session_expired: true })
     }
 
+    /// Whether an attempt that was not answered may have been executed.
+    pub(crate) fn may_have_run(&self) -> bool {
+        self.is_unknown
+    }
+
     pub(crate) fn end_of_time(self) -> Error {
         let deadline = self.plan.limit.total;
         match self.last {

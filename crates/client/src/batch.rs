@@ -333,14 +333,18 @@ impl Client {
                 session: tag.clone(),
                 direct: self.inner.config.direct,
             };
-            match self.inner.call(&method::BATCH_WRITE, &request, plan).await {
+            match self.inner.call_with_doubt(&method::BATCH_WRITE, &request, plan).await {
                 Err(ended) => {
                     if let (true, Some(ticket)) = (ended.session_expired, &ticket) {
                         self.inner.sessions.expire(ticket.generation());
                     }
                     open.drain(..).for_each(|o| done.push(o.end(ended.error.clone(), false)));
                 }
-                Ok(answer) => open = sort_out(open, answer, kind, &mut done),
+                Ok((answer, is_doubtful)) => {
+                    // An attempt before this one may have run: what is refused now stays unknown.
+                    open.iter_mut().for_each(|item| item.is_unknown |= is_doubtful);
+                    open = sort_out(open, answer, kind, &mut done);
+                }
             }
             let is_last = self.inner.config.direct || limit.deadline.remaining() <= pause;
             if is_last {

@@ -149,6 +149,17 @@ impl Inner {
         request: &Q,
         plan: Plan<'_>,
     ) -> Result<S, Ended> {
+        self.call_with_doubt(method, request, plan).await.map(|(answer, _)| answer)
+    }
+
+    /// As [`Inner::call`]; also tells whether an attempt before the one that was answered may have
+    /// been executed. Refusals inside of the answer speak for its own attempt only.
+    pub(crate) async fn call_with_doubt<Q: Message, S: Answer>(
+        &self,
+        method: &Method<Q, S>,
+        request: &Q,
+        plan: Plan<'_>,
+    ) -> Result<(S, bool), Ended> {
         let mut attempts = Attempts::new(plan);
         loop {
             let range = self.resolve(plan.target, plan.limit).await?;
@@ -162,7 +173,7 @@ impl Inner {
                     if let (Some(range), Some(header)) = (&range, answer.header()) {
                         range.learn(header);
                     }
-                    return Ok(answer);
+                    return Ok((answer, attempts.may_have_run()));
                 }
                 Err(failure) => failure,
             };

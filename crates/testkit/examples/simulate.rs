@@ -21,6 +21,8 @@ const FAILED: &str = "crates/testkit/tests/seeds/failed.txt";
 const KEPT: &str = "target/simulate";
 /// A run that takes longer has hung.
 const RUN_WALL_MAX: Duration = Duration::from_secs(900);
+/// Faults of a run of a campaign go on for so long, unless said otherwise.
+const CAMPAIGN_SECONDS: u64 = 90;
 /// Lease schedules on one cluster.
 const SCHEDULES_PER_SEED: u64 = 50;
 /// Campaigns of at least so many runs must meet every kind of fault and every rare state.
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         (Some("hash"), Some([seed])) => hash(*seed),
         (Some("campaign"), Some([runs, rest @ ..])) => {
             let first = rest.first().copied().unwrap_or(1);
-            campaign(first, *runs, rest.get(1).copied())
+            campaign(first, *runs, rest.get(1).copied().unwrap_or(CAMPAIGN_SECONDS))
         }
         (Some("leases"), Some([schedules, rest @ ..])) => {
             leases(*schedules, rest.first().copied().unwrap_or(1))
@@ -116,9 +118,9 @@ fn keep_evidence(report: &Report) -> std::io::Result<()> {
     let directory = PathBuf::from(KEPT).join(format!("seed-{}", report.seed));
     std::fs::create_dir_all(&directory)?;
     std::fs::write(directory.join("trace.txt"), report.trace.lines().join("\n"))?;
-    let file = std::fs::File::create(directory.join("history.jsonl"))?;
-    history::write(&report.history, &mut std::io::BufWriter::new(file))
-        .map_err(std::io::Error::other)
+    let mut bytes = Vec::new();
+    history::write(&report.history, &mut bytes).map_err(std::io::Error::other)?;
+    std::fs::write(directory.join("history.jsonl"), bytes)
 }
 
 /// What many runs came to.
@@ -190,11 +192,10 @@ fn on_all_processors(first: u64, runs: u64, run: impl Fn(u64) + Sync) -> usize {
     workers
 }
 
-fn campaign(first: u64, runs: u64, seconds: Option<u64>) -> ExitCode {
+fn campaign(first: u64, runs: u64, seconds: u64) -> ExitCode {
     let (began, sum) = (Instant::now(), Mutex::new(Sum::default()));
     let workers = on_all_processors(first, runs, |seed| {
-        let mut arguments = vec!["run".to_owned(), seed.to_string()];
-        arguments.extend(seconds.map(|seconds| seconds.to_string()));
+        let arguments = ["run".to_owned(), seed.to_string(), seconds.to_string()];
         let output = run_apart(&arguments).expect("this program can be started again");
         let line = sum.lock().expect("nobody panics with the sum").add(seed, &output);
         println!("{line}");

@@ -291,6 +291,26 @@ async fn an_item_of_a_batch_is_sent_again_alone_under_its_number() {
 }
 
 #[tokio::test]
+async fn an_item_refused_after_an_attempt_without_answer_stays_unknown() {
+    let cluster = Cluster::start(|_, call, before| match (call, before) {
+        (Call::BatchWrite(_), 0) => unknown(),
+        (Call::BatchWrite(batch), _) => {
+            let error = v1::ErrorInfo { code: ErrorCode::NoQuorum.into(), ..Default::default() };
+            let status = Some(v1::ItemStatus { grpc_code: 14, error: Some(error) });
+            let refused = v1::BatchWriteResult { status, ..Default::default() };
+            let results = vec![refused; batch.items.len()];
+            Reply::BatchWrite(v1::BatchWriteResponse { header: None, results })
+        }
+        _ => Reply::Usual,
+    })
+    .await;
+    let client = cluster.client().await;
+    let batch = client.batch().put("k", "v").deadline(Duration::from_millis(400));
+    let results = batch.await.unwrap();
+    assert!(results[0].as_ref().is_err_and(Error::is_unknown), "{results:?}");
+}
+
+#[tokio::test]
 async fn a_batch_is_cut_by_range_and_answers_in_the_order_of_its_items() {
     let cluster = Cluster::start(|_, call, _| match call {
         Call::BatchWrite(batch) => {

@@ -143,7 +143,10 @@ impl Cluster {
         let doors = Doors {
             clock: Arc::new(HostClock { time: self.time.clone(), clock }),
             entropy: Arc::new(SimEntropy::new(self.random.u64())),
-            net: Arc::new(SimNet(Arc::new(Brakes::new(self.time.clone())))),
+            net: Arc::new(SimNet {
+                brakes: Arc::new(Brakes::new(self.time.clone())),
+                trace: self.trace.clone(),
+            }),
         };
         let addresses = self.machines.iter().map(|machine| machine.client_address()).collect();
         (doors, addresses)

@@ -1,8 +1,9 @@
 //! What is done to disks.
 //!
 //! A machine may lose whatever it has, but not the memory of what it promised: a journal without
-//! its newest records, and nothing to show for it, would let a quorum forget what was acknowledged.
-//! So the newest segment of a journal is spared from silent damage, and syncs lie about engines only.
+//! its newest records, and nothing to show for it, would let a quorum forget what was
+//! acknowledged. So the newest segment of a journal is spared from silent damage, and syncs lie
+//! about engines only.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

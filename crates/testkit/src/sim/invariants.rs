@@ -1,10 +1,10 @@
 //! What must hold at every moment of a run, seen from inside the nodes.
 //!
-//! * Election safety: at most one replica leads a range in a term.
+//! * Log matching: at one index all replicas have applied an entry of the same leader and term.
 //! * State-machine safety: replicas that have applied the same entries hold the same.
 //! * What a replica has applied never goes back while its process lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_model::RangeId;
@@ -17,16 +17,19 @@ use crate::history::StateHash;
 const LOOK: Duration = Duration::from_millis(20);
 /// States are compared so often.
 const COMPARE: Duration = Duration::from_secs(4);
-/// States that are remembered for those who reach the same index later.
-const HASHES_MAX: usize = 4_096;
+/// What is remembered for those who reach the same index later.
+const STATES_MAX: usize = 65_536;
 
 /// Remembers what it saw.
 #[derive(Debug, Default)]
 pub(super) struct Invariants {
     next_look: Duration,
     next_comparison: Duration,
-    /// Who led which range in which term, by replica id.
-    leaders: BTreeMap<(RangeId, u64), u64>,
+    /// Who led which range in which term, by replica id. A term has as many leaders as candidates
+    /// overbid each other in it: the greater id wins.
+    leaders: BTreeSet<(RangeId, u64, u64)>,
+    /// Term and leader of the last applied entry, by its index.
+    terms: BTreeMap<(RangeId, u64), (u64, u64)>,
     /// What a replica of this boot had applied when it was last looked at.
     applied: BTreeMap<(usize, u64, RangeId), u64>,
     /// First state seen of a range at an index: replica and hash.
@@ -65,18 +68,25 @@ impl Invariants {
         for machine in 0..cluster.nodes() {
             let Some(node) = cluster.node(machine) else { continue };
             for (range, hosted) in node.registry().hosted().iter() {
-                let info = hosted.replica.leader();
-                let id = hosted.replica.options().replica.0;
-                if info.role == Role::Leader {
-                    let term = info.term.0;
-                    let first = *self.leaders.entry((*range, term)).or_insert(id);
-                    if first != id {
+                let (status, id) = (hosted.replica.status(), hosted.replica.options().replica.0);
+                let (info, index) = (hosted.replica.leader(), status.point.index.0);
+                if info.role == Role::Leader && self.leaders.insert((*range, info.term.0, id)) {
+                    cluster.say(format_args!("r{id} leads {range} in term {}", info.term.0));
+                }
+                if let Some(applied) = status.applied {
+                    let (at, term) =
+                        ((*range, applied.index.0), (applied.term.0, applied.leader.0));
+                    let known = *self.terms.entry(at).or_insert(term);
+                    if known != term {
                         return Err(Violation(format!(
-                            "{range} is led by {first} and by {id} in term {term}"
+                            "r{id} applied entry {} of {range} as one of {term:?}, not {known:?}",
+                            applied.index.0
                         )));
                     }
+                    if self.terms.len() > STATES_MAX {
+                        self.terms.pop_first();
+                    }
                 }
-                let index = hosted.replica.reader().point().index.0;
                 let known =
                     self.applied.entry((machine, cluster.boots(machine), *range)).or_default();
                 if index < *known {
@@ -99,7 +109,7 @@ impl Invariants {
             return Err(Violation(format!("{state:?} is not what {replica} held: {hash}")));
         }
         self.equal += u64::from(replica != state.replica);
-        if self.states.len() > HASHES_MAX {
+        if self.states.len() > STATES_MAX {
             self.states.pop_first();
         }
         Ok(())

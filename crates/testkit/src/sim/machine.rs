@@ -211,7 +211,7 @@ impl Machine {
                 clock: Arc::new(HostClock { time: self.time.clone(), clock }),
                 entropy,
             },
-            net: Arc::new(SimNet(self.brakes.clone())),
+            net: Arc::new(SimNet { brakes: self.brakes.clone(), trace: self.trace.clone() }),
             fatal: self.clone().fatal(disk),
         };
         self.trace.say(&self.name, format_args!("starts, boot {boot}"));

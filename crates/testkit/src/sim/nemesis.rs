@@ -45,9 +45,9 @@ enum Deed {
     },
     HandOver(usize),
     Thaw(usize),
-    Resume(usize),
+    /// A process goes on, or a disk is as fast as it was; how often somebody was held up before.
+    EndBrakes(usize, u64, FaultKind),
     EndDisk(usize, Planted, FaultKind),
-    EndSlowness(usize),
     /// The power goes after syncs have lied.
     CutAfterLies(usize),
     /// Nothing; the fault is over.
@@ -61,9 +61,11 @@ impl Deed {
             Self::Start(machine)
             | Self::Fell(machine, _)
             | Self::Stopped { machine, .. }
-            | Self::Resume(machine)
             | Self::EndDisk(machine, ..)
-            | Self::CutAfterLies(machine) => Some(*machine),
+            | Self::CutAfterLies(machine)
+            | Self::EndBrakes(machine, _, FaultKind::Pause | FaultKind::PauseLeader) => {
+                Some(*machine)
+            }
             _ => None,
         }
     }

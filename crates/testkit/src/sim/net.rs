@@ -11,15 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::brakes::Brakes;
+use super::trace::Trace;
 
 /// The network of the simulation the caller runs in. Everybody listens on all addresses.
 #[derive(Clone, Debug)]
-pub(super) struct SimNet(pub(super) Arc<Brakes>);
+pub(super) struct SimNet {
+    pub(super) brakes: Arc<Brakes>,
+    pub(super) trace: Trace,
+}
 
 struct SimListener {
     listener: TcpListener,
     address: SocketAddr,
-    brakes: Arc<Brakes>,
+    net: SimNet,
 }
 
 impl std::fmt::Debug for SimListener {
@@ -32,6 +36,7 @@ impl std::fmt::Debug for SimListener {
 struct Braked {
     stream: TcpStream,
     brakes: Arc<Brakes>,
+    trace: Trace,
 }
 
 impl std::fmt::Debug for Braked {
@@ -47,7 +52,10 @@ impl AsyncRead for Braked {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.brakes.poll(context));
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.trace.hear(&buffer.filled()[before..]);
+        polled
     }
 }
 
@@ -72,9 +80,9 @@ impl AsyncWrite for Braked {
     }
 }
 
-fn stream(stream: TcpStream, brakes: Arc<Brakes>) -> io::Result<Stream> {
+fn stream(stream: TcpStream, SimNet { brakes, trace }: SimNet) -> io::Result<Stream> {
     let ends = Ends { local: stream.local_addr()?, remote: stream.peer_addr()? };
-    Ok(Stream::other(Braked { stream, brakes }, ends))
+    Ok(Stream::other(Braked { stream, brakes, trace }, ends))
 }
 
 impl Net for SimNet {
@@ -82,8 +90,8 @@ impl Net for SimNet {
         Box::pin(async move {
             let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             let listener = TcpListener::bind(any).await?;
-            let (address, brakes) = (listener.local_addr()?, self.0.clone());
-            Ok(Box::new(SimListener { listener, address, brakes }) as Box<dyn Listener>)
+            let (address, net) = (listener.local_addr()?, self.clone());
+            Ok(Box::new(SimListener { listener, address, net }) as Box<dyn Listener>)
         })
     }
 
@@ -91,10 +99,10 @@ impl Net for SimNet {
         Box::pin(async move {
             let address: SocketAddr =
                 address.parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            self.0.pass().await;
+            self.brakes.pass().await;
             let connected = TcpStream::connect(address).await?;
-            self.0.pass().await;
-            stream(connected, self.0.clone())
+            self.brakes.pass().await;
+            stream(connected, self.clone())
         })
     }
 }
@@ -102,10 +110,10 @@ impl Net for SimNet {
 impl Listener for SimListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<Stream>> {
         Box::pin(async move {
-            self.brakes.pass().await;
+            self.net.brakes.pass().await;
             let (accepted, _) = self.listener.accept().await?;
-            self.brakes.pass().await;
-            stream(accepted, self.brakes.clone())
+            self.net.brakes.pass().await;
+            stream(accepted, self.net.clone())
         })
     }
 

@@ -61,7 +61,7 @@ impl Options {
             nodes,
             ranges: 1 << random.below(5),
             clients: 2 + random.below(3) as usize,
-            workloads: with_writers(subset(&mut random, &Kind::ALL)),
+            workloads: with_traffic(subset(&mut random, &Kind::ALL)),
             processes: 1 + random.below(3) as u32,
             keys: 1 + random.below(8) as u32,
             pause_max: Duration::from_millis(20 << random.below(4)),
@@ -103,9 +103,11 @@ impl Options {
     }
 }
 
-/// Those who only look need something to see.
-fn with_writers(mut kinds: Vec<Kind>) -> Vec<Kind> {
-    if kinds.iter().all(|kind| matches!(kind, Kind::Watches | Kind::Followers)) {
+/// Some kinds of work have little to tell where much goes wrong: one that asks all the time is
+/// always among them.
+fn with_traffic(mut kinds: Vec<Kind>) -> Vec<Kind> {
+    let asks_often = |kind: &Kind| matches!(kind, Kind::Registers | Kind::Counters | Kind::Batches);
+    if !kinds.iter().any(asks_often) {
         kinds.push(Kind::Registers);
     }
     kinds

@@ -1,7 +1,7 @@
 //! What happened, line by line: time, who, what.
 //!
 //! The lines are what a person reads to understand a failure. Their hash also covers, where a run
-//! is asked to be [deep](Trace::listen), every segment on the network with its bytes: two runs
+//! is asked to be [deep](Trace::listen), every byte that anybody reads from the network: two runs
 //! with the same hash were the same.
 
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ struct Inner {
     lines: Vec<String>,
     hash: Xxh3,
     events: u64,
+    is_deep: bool,
 }
 
 impl fmt::Debug for Trace {
@@ -56,6 +57,14 @@ impl Trace {
         }
     }
 
+    /// Somebody has read these bytes from the network.
+    pub(super) fn hear(&self, bytes: &[u8]) {
+        let mut inner = self.0.lock();
+        if inner.is_deep && !bytes.is_empty() {
+            inner.note(bytes);
+        }
+    }
+
     /// The lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().lines.clone()
@@ -74,8 +83,8 @@ impl Trace {
     /// Makes the log of the nodes part of the trace on this thread while `f` runs; if `is_deep`,
     /// the hash covers the network too.
     pub(super) fn listen<T>(&self, is_deep: bool, f: impl FnOnce() -> T) -> T {
-        let ear =
-            Ear { trace: self.clone(), is_deep, next: AtomicU64::new(1), hosts: <_>::default() };
+        self.0.lock().is_deep = is_deep;
+        let ear = Ear { trace: self.clone(), next: AtomicU64::new(1), hosts: <_>::default() };
         tracing::subscriber::with_default(ear, f)
     }
 }
@@ -91,7 +100,6 @@ impl Inner {
 /// Listens to the log.
 struct Ear {
     trace: Trace,
-    is_deep: bool,
     next: AtomicU64,
     hosts: Mutex<Hosts>,
 }
@@ -128,8 +136,7 @@ impl Subscriber for Ear {
         if metadata.is_span() {
             return metadata.name() == "node" && target.starts_with(NETWORK);
         }
-        let is_ours = target.starts_with("holdfast") && *metadata.level() <= Level::INFO;
-        is_ours || (self.is_deep && target == NETWORK)
+        target.starts_with("holdfast") && *metadata.level() <= Level::INFO
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
@@ -148,10 +155,6 @@ impl Subscriber for Ear {
         let mut text = Text(String::new());
         event.record(&mut text);
         let metadata = event.metadata();
-        if metadata.target() == NETWORK {
-            self.trace.0.lock().note(text.0.as_bytes());
-            return;
-        }
         let hosts = self.hosts.lock();
         let host = hosts.entered.last().and_then(|id| hosts.names.get(id)).cloned();
         drop(hosts);

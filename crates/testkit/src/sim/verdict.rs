@@ -7,7 +7,7 @@ use crate::history::History;
 use crate::workload::Kind;
 
 /// A run with fewer answers says nothing.
-const ANSWERED_MIN: usize = 30;
+const ANSWERED_MIN: usize = 20;
 /// Of a hundred operations so many are answered, even in the worst weather.
 const ANSWERED_PERCENT_MIN: usize = 20;
 /// By how many thousandths clocks run wrong, where they do.

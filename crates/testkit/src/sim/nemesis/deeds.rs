@@ -40,7 +40,9 @@ impl Nemesis {
             }
             Deed::HandOver(machine) => cluster.hand_over(machine),
             Deed::Thaw(machine) => cluster.clock(machine).thaw(),
-            Deed::Resume(machine) => cluster.resume(machine),
+            Deed::EndBrakes(machine, before, kind) => {
+                self.end_brakes(cluster, machine, before, kind);
+            }
             Deed::EndDisk(machine, planted, kind) => {
                 let is_met = planted.end();
                 cluster.disk(machine).set_capacity(None);
@@ -50,7 +52,6 @@ impl Nemesis {
                 cluster.say(format_args!("{kind} of n{} ends, met: {is_met}", machine + 1));
                 self.forgive(cluster, machine);
             }
-            Deed::EndSlowness(machine) => cluster.brakes(machine).slow_down(1),
             Deed::CutAfterLies(machine) if cluster.standing(machine) == Standing::Up => {
                 self.fell(cluster, machine, FaultKind::PowerCut);
                 let later = self.below_ms(super::FAULT_MAX_MS);
@@ -59,6 +60,24 @@ impl Nemesis {
             Deed::Start(_) | Deed::CutAfterLies(_) | Deed::Over => {}
         }
         Ok(())
+    }
+
+    /// A pause or slowness is over; it took place if it held anybody up.
+    pub(super) fn end_brakes(
+        &mut self,
+        cluster: &mut Cluster,
+        machine: usize,
+        before: u64,
+        kind: FaultKind,
+    ) {
+        match kind {
+            FaultKind::Pause | FaultKind::PauseLeader => cluster.resume(machine),
+            FaultKind::SlowDisk => cluster.brakes(machine).slow_down(1),
+            _ => {}
+        }
+        if cluster.brakes(machine).held_up() > before {
+            self.note(cluster, kind);
+        }
     }
 
     /// A machine has to hold out again, unless its data may be gone.

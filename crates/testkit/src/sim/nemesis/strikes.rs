@@ -46,7 +46,7 @@ impl Nemesis {
             FaultKind::TransferStorm => self.hand_over_often(cluster, fault),
             kind => self.strike_machine(cluster, fault, kind, free),
         };
-        // Faults of disks take place when a call meets them.
+        // Pauses and faults of disks take place when they hold somebody up, or a call meets them.
         if is_installed {
             self.note(cluster, kind);
         }
@@ -75,26 +75,16 @@ impl Nemesis {
             }
             FaultKind::KillInRecovery => self.kill_in_recovery(cluster, fault, victim),
             FaultKind::Restart => self.restart(cluster, fault, victim),
-            FaultKind::Pause | FaultKind::PauseLeader => self.pause(cluster, fault, victim),
+            FaultKind::Pause
+            | FaultKind::PauseLeader
+            | FaultKind::SlowDisk
+            | FaultKind::HungDisk => self.brake(cluster, fault, kind, victim),
             FaultKind::Transfer => {
                 cluster.hand_over(victim);
                 self.plan_within(cluster, fault, 500, Deed::Over)
             }
             FaultKind::ClockRate | FaultKind::ClockJump | FaultKind::ClockFreeze => {
                 self.bend(cluster, fault, kind, victim)
-            }
-            FaultKind::SlowDisk => {
-                let factor = 2 + self.random.below(SLOWNESS_MAX) as u32;
-                cluster.say(format_args!("disk of n{} {factor} times slower", victim + 1));
-                cluster.brakes(victim).slow_down(factor);
-                self.plan_within(cluster, fault, FAULT_MAX_MS, Deed::EndSlowness(victim))
-            }
-            FaultKind::HungDisk => {
-                let duration = self.below_ms(FAULT_MAX_MS);
-                cluster.say(format_args!("disk of n{} hangs for {duration:?}", victim + 1));
-                cluster.brakes(victim).hang(duration);
-                self.plan(cluster, fault, duration, Deed::Over);
-                true
             }
             FaultKind::Wipe => self.wipe(cluster, fault, victim),
             kind => self.spoil_disk(cluster, fault, kind, victim),
@@ -192,7 +182,9 @@ impl Nemesis {
             .partition(|(_, (_, deed))| deed.machine().is_some());
         self.agenda = others;
         for (_, deed) in mine.into_values() {
-            if let Deed::EndDisk(machine, planted, kind) = deed {
+            if let Deed::EndBrakes(machine, before, kind) = deed {
+                self.end_brakes(cluster, machine, before, kind);
+            } else if let Deed::EndDisk(machine, planted, kind) = deed {
                 if planted.end() {
                     self.note(cluster, kind);
                 }
@@ -237,11 +229,30 @@ impl Nemesis {
         true
     }
 
-    fn pause(&mut self, cluster: &mut Cluster, fault: u64, machine: usize) -> bool {
+    /// Pauses a process, or slows a disk down. Whether it did anything shows when it is over.
+    fn brake(
+        &mut self,
+        cluster: &mut Cluster,
+        fault: u64,
+        kind: FaultKind,
+        machine: usize,
+    ) -> bool {
+        let before = cluster.brakes(machine).held_up();
         let duration = self.below_ms(PAUSE_MAX_MS);
-        cluster.pause(machine, duration);
-        self.plan(cluster, fault, duration, Deed::Resume(machine));
-        true
+        match kind {
+            FaultKind::SlowDisk => {
+                let factor = 2 + self.random.below(SLOWNESS_MAX) as u32;
+                cluster.say(format_args!("disk of n{} {factor} times slower", machine + 1));
+                cluster.brakes(machine).slow_down(factor);
+            }
+            FaultKind::HungDisk => {
+                cluster.say(format_args!("disk of n{} hangs for {duration:?}", machine + 1));
+                cluster.brakes(machine).hang(duration);
+            }
+            _ => cluster.pause(machine, duration),
+        }
+        self.plan(cluster, fault, duration, Deed::EndBrakes(machine, before, kind));
+        false
     }
 
     fn hand_over_often(&mut self, cluster: &mut Cluster, fault: u64) -> bool {
