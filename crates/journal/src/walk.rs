@@ -144,7 +144,10 @@ impl<'a> Scanner<'a> {
             }
         }
         // What is left are remains of batches that were never acknowledged.
-        self.report.torn_tail |= first.is_some();
+        if first.is_some() {
+            holdfast_env::sometimes!(TORN_TAIL_RECOVERED);
+            self.report.torn_tail = true;
+        }
         None
     }
 

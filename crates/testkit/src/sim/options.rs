@@ -10,6 +10,11 @@ use crate::workload::Kind;
 /// Simulated time under faults, unless said otherwise.
 const STORM: Duration = Duration::from_secs(30);
 
+/// One of so many seeds is for snapshots …
+const SNAPSHOTS_EVERY: u64 = 5;
+/// … those with this remainder.
+const SNAPSHOTS_AT: u64 = 3;
+
 /// The configuration of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,6 +60,26 @@ impl Options {
     /// What `seed` says: a random configuration, a random subset of the work and of the faults
     /// (swarm).
     pub fn of(seed: u64) -> Self {
+        let options = Self::drawn(seed);
+        if seed % SNAPSHOTS_EVERY != SNAPSHOTS_AT { options } else { options.with_snapshots() }
+    }
+
+    /// Much is written to few ranges, and little of the log is kept: who was away gets a snapshot.
+    fn with_snapshots(self) -> Self {
+        Self {
+            ranges: self.ranges.min(2),
+            workloads: vec![Kind::Registers, Kind::Counters, Kind::Batches],
+            processes: 3,
+            pause_max: Duration::from_millis(20),
+            memtable_bytes: 16 << 10,
+            segment_bytes: 256 << 10,
+            retention_bytes: 16 << 10,
+            value_bytes: 2 << 10,
+            ..self
+        }
+    }
+
+    fn drawn(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x0b71_0e55);
         let nodes = [3, 3, 3, 3, 5, 5, 4, 7][random.below(8) as usize];
         Self {
