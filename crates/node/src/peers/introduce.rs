@@ -127,20 +127,20 @@ impl Inner {
 
 /// Introduces this node to `to` (0: whoever it is) and checks what it says of itself.
 ///
-/// Answers with how far its wall clock is ahead, milliseconds.
+/// Answers with how far its wall clock is ahead of this node's monotonic one, milliseconds.
 pub(super) async fn shake(
     inner: &Inner,
     client: &mut PeerClient<Channel>,
     cluster: ClusterId,
     to: NodeId,
 ) -> Result<(HandshakeResponse, i64), String> {
-    let before = inner.clock.wall();
+    let before = inner.clock.monotonic();
     let response = client
         .handshake(introduction(inner, to))
         .await
         .map_err(|status| status.message().to_owned())?
         .into_inner();
-    let after = inner.clock.wall();
+    let after = inner.clock.monotonic();
     let problem = mismatch(&response, cluster, to);
     if let Some(problem) = problem {
         return Err(problem);

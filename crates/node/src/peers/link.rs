@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use holdfast_env::Clock;
 use holdfast_model::NodeId;
 use holdfast_replica::PeerError;
 use holdfast_wire::peer::v1::hello::Class;
@@ -38,8 +39,9 @@ pub(super) struct PeerNode {
     pub(super) links: Vec<[Link; 2]>,
     /// Whether it answers.
     pub(super) is_present: AtomicBool,
-    /// How far its wall clock is ahead of ours, milliseconds.
-    pub(super) wall_offset_ms: AtomicI64,
+    /// How far its wall clock is ahead of our monotonic one, milliseconds: that a step of our
+    /// wall clock parts us is seen at once, not when clocks are compared next.
+    pub(super) wall_ahead_ms: AtomicI64,
     /// Told when the node introduces itself here: it listens, so nobody need wait to call it.
     pub(super) introduced: Notify,
     pub(super) tasks: holdfast_runtime::Tasks,
@@ -151,8 +153,8 @@ async fn connect(
     let mut client = inner.dial(&address)?;
     let (cluster, _) = inner.identity.membership().ok_or("this node belongs to no cluster")?;
     let shaken = holdfast_runtime::timeout(limit, shake(inner, &mut client, cluster, node.id));
-    let (_, offset) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
-    note_offset(inner, node, offset);
+    let (_, ahead) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
+    note_clock(inner, node, ahead);
     let (conn, outbox) = Conn::new(hello(inner, node.id, reactor, class), inner.outbox_options());
     let call = client.exchange(Request::new(outbox));
     let response = holdfast_runtime::timeout(limit, call)
@@ -171,7 +173,7 @@ async fn measure(inner: &Inner, node: &PeerNode, mut client: PeerClient<Channel>
         };
         let shaken = shake(inner, &mut client, cluster, node.id);
         match holdfast_runtime::timeout(MEASURE_INTERVAL, shaken).await {
-            Ok(Ok((_, offset))) => note_offset(inner, node, offset),
+            Ok(Ok((_, ahead))) => note_clock(inner, node, ahead),
             Ok(Err(problem)) => return problem,
             // Silence is noticed by the streams.
             Err(_) => {}
@@ -179,9 +181,12 @@ async fn measure(inner: &Inner, node: &PeerNode, mut client: PeerClient<Channel>
     }
 }
 
-fn note_offset(inner: &Inner, node: &PeerNode, offset_ms: i64) {
-    let before = node.wall_offset_ms.swap(offset_ms, Ordering::Relaxed);
+fn note_clock(inner: &Inner, node: &PeerNode, ahead_ms: i64) {
+    let known = node.wall_ahead_ms.swap(ahead_ms, Ordering::Relaxed);
     let most = u64::try_from(inner.options.clock_offset_max.as_millis()).unwrap_or(u64::MAX);
+    let offset_ms = wall_offset_ms(&*inner.clock, ahead_ms);
+    // Of a node that is met for the first time nothing is known.
+    let before = if known == 0 { 0 } else { wall_offset_ms(&*inner.clock, known) };
     if offset_ms.unsigned_abs() > most && before.unsigned_abs() <= most {
         tracing::error!(
             node = %node.id,
@@ -189,6 +194,13 @@ fn note_offset(inner: &Inner, node: &PeerNode, offset_ms: i64) {
             "its wall clock and this node's differ too much; set both by NTP"
         );
     }
+}
+
+/// How far a wall clock is ahead of this node's that is `ahead_ms` ahead of its monotonic one.
+pub(super) fn wall_offset_ms(clock: &dyn Clock, ahead_ms: i64) -> i64 {
+    let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let ours = millis(clock.wall()).saturating_sub(millis(clock.monotonic()));
+    ahead_ms.saturating_sub(ours)
 }
 
 pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> Hello {

@@ -260,7 +260,7 @@ impl Transport {
             address: Mutex::new(address.to_owned()),
             links: (0..reactors.len()).map(|_| [Link::default(), Link::default()]).collect(),
             is_present: AtomicBool::new(false),
-            wall_offset_ms: AtomicI64::new(0),
+            wall_ahead_ms: AtomicI64::new(0),
             introduced: Notify::new(),
             tasks: self.inner.tasks.child(),
         });
@@ -497,6 +497,7 @@ impl Peers for Transport {
     fn wall_offset_ms(&self, node: NodeId) -> Option<i64> {
         let nodes = self.inner.nodes.load();
         let node = nodes.get(&node).filter(|n| n.is_present.load(Ordering::Acquire))?;
-        Some(node.wall_offset_ms.load(Ordering::Relaxed))
+        let ahead_ms = node.wall_ahead_ms.load(Ordering::Relaxed);
+        Some(link::wall_offset_ms(&*self.inner.clock, ahead_ms))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,17 +30,21 @@ use crate::net::TestNet;
 
 pub const CLUSTER: ClusterId = ClusterId(7);
 
-/// The runtime's clock, which tests pause.
+/// The runtime's clock, which tests pause; its wall clock they step.
 #[derive(Debug)]
-struct VirtualClock(tokio::time::Instant);
+struct VirtualClock {
+    began: tokio::time::Instant,
+    wall_step_ms: Arc<AtomicU64>,
+}
 
 impl Clock for VirtualClock {
     fn monotonic(&self) -> Duration {
-        self.0.elapsed()
+        self.began.elapsed()
     }
 
     fn wall(&self) -> Duration {
-        Duration::from_secs(1_700_000_000) + self.0.elapsed()
+        let step = Duration::from_millis(self.wall_step_ms.load(Ordering::Relaxed));
+        Duration::from_secs(1_700_000_000) + self.began.elapsed() + step
     }
 }
 
@@ -197,6 +202,8 @@ pub struct Side {
     pub heard: Arc<Heard>,
     pub present: watch::Receiver<BTreeMap<NodeId, bool>>,
     pub tasks: Tasks,
+    /// How far its wall clock was stepped ahead.
+    pub wall_step_ms: Arc<AtomicU64>,
 }
 
 /// Where node `id` listens.
@@ -255,9 +262,12 @@ impl Side {
         identity.join(person.cluster, NodeId(person.id)).unwrap();
         let description =
             holdfast_wire::v1::Node { peer_address: address(person.id), ..Default::default() };
+        let wall_step_ms = Arc::<AtomicU64>::default();
+        let began = tokio::time::Instant::now();
+        let clock = VirtualClock { began, wall_step_ms: wall_step_ms.clone() };
         let deps = TransportDeps {
             net: net.clone(),
-            clock: Arc::new(VirtualClock(tokio::time::Instant::now())),
+            clock: Arc::new(clock),
             entropy,
             identity,
             description,
@@ -274,7 +284,7 @@ impl Side {
         let listener: Arc<dyn Listener> = Arc::from(net.bind(bound).await.unwrap());
         let service = PeerService::new(&transport, Arc::new(Services), Arc::new(Services));
         service.serve(listener, &tasks);
-        Self { transport, heard, present: receiver, tasks }
+        Self { transport, heard, present: receiver, tasks, wall_step_ms }
     }
 
     /// Keeps streams up to `others`.

@@ -1,5 +1,6 @@
 //! Streams between two nodes, on a network that breaks when told to.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -116,6 +117,17 @@ async fn a_node_that_falls_silent_is_lost_after_three_heartbeats() {
     assert!((500..1100).contains(&waited.as_millis()), "{waited:?}");
     net.set(Weather::Fine);
     one.until(2, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_own_wall_clock_shows_before_clocks_are_compared_again() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    assert_eq!(one.transport.wall_offset_ms(NodeId(2)), Some(0));
+    one.wall_step_ms.store(60_000, Ordering::Relaxed);
+    assert_eq!(one.transport.wall_offset_ms(NodeId(2)), Some(-60_000));
+    holdfast_runtime::sleep(3 * WHILE).await;
+    assert_eq!(one.transport.wall_offset_ms(NodeId(2)), Some(-60_000));
 }
 
 #[tokio::test(start_paused = true)]
