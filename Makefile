@@ -70,7 +70,7 @@ campaign: ## many seeds; what fails is kept in target/simulate (RUNS= SEED=first
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
 		campaign $(or $(RUNS),200) $(or $(SEED),1) $(SECONDS_EACH)
 
-leases: ## lease reads under wrong clocks, pauses and restarts: no stale one (SCHEDULES= SEED=first)
+leases: ## no stale read under wrong clocks, pauses, restarts (SCHEDULES= SEED=first)
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
 		leases $(or $(SCHEDULES),5000) $(SEED)
 

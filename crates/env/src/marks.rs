@@ -62,6 +62,8 @@ table! {
         "A retry found the outcome of the first try.";
     WATCH_READ_HISTORY = "watch read history":
         "A watch that was behind went on from what the engine holds.";
+    WRITE_SLOWED = "write slowed":
+        "A write had to wait, for flushes and compactions were behind.";
     TORN_TAIL_RECOVERED = "torn tail recovered":
         "A batch that a crash had torn was cut off the journal.";
     REPLICA_RETIRED = "replica retired":

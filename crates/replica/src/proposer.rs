@@ -149,6 +149,7 @@ impl Proposer {
             NoGrowth::Overrun => overloaded("flushes and compactions of the range"),
             NoGrowth::Full => ProposeError::DiskFull,
         })?;
+        holdfast_env::sometimes!(WRITE_SLOWED);
         deadline.limit(sleep(pause(overload))).await.map_err(|_| ProposeError::Deadline)
     }
 

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use holdfast_testkit::history;
 use holdfast_testkit::sim::{FaultKind, Options, Report, run_leases, run_with};
 
-/// Seeds of failed runs, one per line with the reason.
-const FAILED: &str = "crates/testkit/tests/seeds/failed.txt";
 /// Where a failed run leaves its trace and its history.
 const KEPT: &str = "target/simulate";
+/// Seeds of failed runs, one per line with the reason, there.
+const FAILED: &str = "failed.txt";
 /// A run that takes longer has hung.
 const RUN_WALL_MAX: Duration = Duration::from_secs(900);
 /// Faults of a run of a campaign go on for so long, unless said otherwise.
@@ -234,12 +234,13 @@ fn lease_seed(seed: u64, schedules: u64) -> ExitCode {
         println!("BAD: {violation}");
     }
     println!(
-        "{MARK} {} {} {} {} {} {} {}",
+        "{MARK} {} {} {} {} {} {} {} {}",
         report.schedules,
         report.reads,
         report.endangered,
         report.writes,
         report.elections,
+        report.follower_reads,
         report.stale,
         report.elapsed.as_millis(),
     );
@@ -247,7 +248,7 @@ fn lease_seed(seed: u64, schedules: u64) -> ExitCode {
 }
 
 fn leases(schedules: u64, first: u64) -> ExitCode {
-    let (began, sums) = (Instant::now(), Mutex::new([0_u64; 7]));
+    let (began, sums) = (Instant::now(), Mutex::new([0_u64; 8]));
     let bad = AtomicU64::new(0);
     let seeds = schedules.div_ceil(SCHEDULES_PER_SEED);
     let workers = on_all_processors(first, seeds, |seed| {
@@ -265,13 +266,14 @@ fn leases(schedules: u64, first: u64) -> ExitCode {
             keep(&format!("lease seed {seed}: {why}"));
         }
     });
-    let [played, reads, endangered, writes, elections, stale, millis] =
+    let [played, reads, endangered, writes, elections, follower_reads, stale, millis] =
         sums.into_inner().expect("nobody panics with the sum");
     let (bad, simulated) = (bad.into_inner(), millis as f64 / 1_000.0);
     println!(
         "{played} lease schedules, {stale} stale of {reads} lease reads, {endangered} of them by \
-         leaders that nobody heard, {writes} writes, {elections} terms, {bad} bad seeds, \
-         {simulated:.0} simulated seconds, {:.1} per second on {workers} cores",
+         leaders that nobody heard, and of {follower_reads} follower reads; {writes} writes, \
+         {elections} terms, {bad} bad seeds, {simulated:.0} simulated seconds, {:.1} per second \
+         on {workers} cores",
         simulated / began.elapsed().as_secs_f64(),
     );
     code(bad == 0 && stale == 0 && played >= schedules && endangered > 0)
@@ -279,9 +281,14 @@ fn leases(schedules: u64, first: u64) -> ExitCode {
 
 /// Writes a failed seed down.
 fn keep(line: &str) {
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(FAILED);
-    if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-        eprintln!("{FAILED}: {error}");
+    let append = || {
+        std::fs::create_dir_all(KEPT)?;
+        let path = PathBuf::from(KEPT).join(FAILED);
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        writeln!(file, "{line}")
+    };
+    if let Err(error) = append() {
+        eprintln!("{KEPT}/{FAILED}: {error}");
     }
 }
 

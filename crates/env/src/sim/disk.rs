@@ -59,6 +59,8 @@ pub struct DiskCounters {
     pub directory_syncs: u64,
     /// Bytes that were to be written.
     pub bytes_written: u64,
+    /// Calls refused because the disk had no room.
+    pub refused_full: u64,
 }
 
 /// A call on a disk, as a watcher sees it before it happens.
@@ -146,7 +148,11 @@ impl State {
         let present = self.tree.content(inode)?.len();
         let pages = length.div_ceil(PAGE_BYTES).saturating_sub(present.div_ceil(PAGE_BYTES));
         let fits = self.tree.used_bytes() + pages * PAGE_BYTES <= capacity;
-        if pages == 0 || fits { Ok(()) } else { Err(enospc()) }
+        if pages == 0 || fits {
+            return Ok(());
+        }
+        self.counters.refused_full += 1;
+        Err(enospc())
     }
 
     pub(super) fn write(&mut self, inode: Inode, bytes: &[u8], offset: u64) -> io::Result<()> {

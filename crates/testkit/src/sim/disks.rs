@@ -28,7 +28,14 @@ const ROOM_MAX: u64 = 64 << 10;
 pub(super) struct Planted {
     what: String,
     disk: SimDisk,
-    id: Option<FaultId>,
+    how: How,
+}
+
+enum How {
+    /// Calls that match fail.
+    Injected(FaultId),
+    /// There is little room; so many calls had been refused for that before.
+    Full(u64),
 }
 
 impl fmt::Debug for Planted {
@@ -40,14 +47,14 @@ impl fmt::Debug for Planted {
 impl Planted {
     /// Takes the fault away; whether any call met it.
     pub(super) fn end(self) -> bool {
-        match self.id {
-            Some(id) => {
+        match self.how {
+            How::Injected(id) => {
                 self.disk.remove_fault(id);
                 self.disk.fault_struck(id) > 0
             }
-            None => {
+            How::Full(before) => {
                 self.disk.set_capacity(None);
-                true
+                self.disk.counters().refused_full > before
             }
         }
     }
@@ -80,7 +87,8 @@ pub(super) fn plant(kind: FaultKind, disk: &SimDisk, random: &mut Random) -> Opt
                 let room = random.below(ROOM_MAX);
                 disk.set_capacity(Some(used + room));
                 let what = format!("{room} bytes of room");
-                return Some(Planted { what, disk: disk.clone(), id: None });
+                let how = How::Full(disk.counters().refused_full);
+                return Some(Planted { what, disk: disk.clone(), how });
             }
         },
         FaultKind::SyncFails => Fault::new(Operation::Sync, Effect::SyncFails).times(1),
@@ -103,7 +111,7 @@ pub(super) fn plant(kind: FaultKind, disk: &SimDisk, random: &mut Random) -> Opt
 
 fn planted(disk: &SimDisk, fault: Fault) -> Planted {
     let what = format!("{fault:?}");
-    Planted { what, disk: disk.clone(), id: Some(disk.inject(fault)) }
+    Planted { what, disk: disk.clone(), how: How::Injected(disk.inject(fault)) }
 }
 
 /// Damages a file; which, and what of it, for the trace. None: there is nothing to damage.

@@ -1,22 +1,25 @@
-//! Lease reads under clocks that run wrong, processes that are paused and voters that restart.
+//! Lease and follower reads under clocks that run wrong, processes that are paused and voters that
+//! restart.
 //!
 //! A *schedule* is two seconds in which something happens to the leader of a range or to who
 //! elects the next one. Beside every node, in its own process, one task writes to the range and
-//! another reads by lease, as fast as the node answers, and nobody routes: a leader that does not
-//! know yet that it was deposed is asked as well. A read that shows less than was acknowledged
-//! before it began is stale.
+//! another reads, by lease or as a follower does, as fast as the node answers, and nobody routes:
+//! a leader that does not know yet that it was deposed is asked as well. A lease read that shows
+//! less than was acknowledged before it began is stale, and so is a follower read that shows less
+//! than was acknowledged before the age it tells, or tells a greater age than it was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join};
+use holdfast_env::Clock;
 use holdfast_env::sim::Random;
 use holdfast_kv::Operation;
 use holdfast_kv::command::Put;
 use holdfast_node::Node;
-use holdfast_node::api::{Call, Get, ReadLevel, ReadOptions, Write};
+use holdfast_node::api::{Call, Get, ReadLevel, ReadOptions, Staleness, Write};
 use holdfast_node::auth::Identity;
 use holdfast_runtime::{Deadline, sleep};
 use parking_lot::Mutex;
@@ -37,6 +40,12 @@ const CALL_MAX: Duration = Duration::from_millis(800);
 const PAUSE: Duration = Duration::from_millis(15);
 /// Pause of a reader whose node does not lead.
 const FOLLOWER_PAUSE: Duration = Duration::from_millis(120);
+/// What the reads of one node are like, again and again.
+const TURNS: [Turn; 4] = [Turn::Lease, Turn::Aged, Turn::Lease, Turn::Bounded];
+/// The bound that [`Turn::Bounded`] asks for.
+const AGE_MAX: Duration = Duration::from_millis(400);
+/// Acknowledged writes that are remembered with their times: those of the last seconds.
+const FLOORS_MAX: usize = 1_024;
 /// What happens within a schedule happens in its first part.
 const ACTS_WITHIN_MS: u64 = 700;
 /// Longest isolation, pause or outage.
@@ -57,6 +66,8 @@ pub struct LeaseReport {
     pub reads: u64,
     /// Of these, by a leader that nobody heard any more.
     pub endangered: u64,
+    /// Follower reads that were answered with a bound.
+    pub follower_reads: u64,
     /// Writes that were acknowledged.
     pub writes: u64,
     /// Terms in which somebody led the range.
@@ -74,9 +85,10 @@ pub struct LeaseReport {
 /// What everybody was told.
 #[derive(Debug, Default)]
 struct Told {
-    /// The newest revision that was acknowledged.
-    floor: u64,
+    /// Revisions that were acknowledged, and when: both grow.
+    floors: VecDeque<(Duration, u64)>,
     reads: u64,
+    follower_reads: u64,
     endangered: u64,
     writes: u64,
     stale: u64,
@@ -85,7 +97,42 @@ struct Told {
     isolated: Option<String>,
 }
 
+impl Told {
+    /// A write of this revision was acknowledged.
+    fn acknowledged(&mut self, now: Duration, revision: u64) {
+        self.writes += 1;
+        if self.floors.back().is_none_or(|(_, known)| *known < revision) {
+            self.floors.push_back((now, revision));
+        }
+        if self.floors.len() > FLOORS_MAX {
+            self.floors.pop_front();
+        }
+    }
+
+    /// The newest revision that was acknowledged before `then`, as far as remembered.
+    fn floor(&self, then: Duration) -> u64 {
+        let after = self.floors.partition_point(|(at, _)| *at < then);
+        after.checked_sub(1).and_then(|last| self.floors.get(last)).map_or(0, |(_, known)| *known)
+    }
+
+    fn stale(&mut self, text: String) {
+        self.stale += 1;
+        self.first_stale.get_or_insert(text);
+    }
+}
+
 type Ledger = Arc<Mutex<Told>>;
+
+/// How a read is asked for.
+#[derive(Clone, Copy)]
+enum Turn {
+    /// By lease.
+    Lease,
+    /// As a follower does, of any age.
+    Aged,
+    /// As a follower does, no older than [`AGE_MAX`].
+    Bounded,
+}
 
 /// Plays `schedules` schedules of `seed`, on a thread of its own.
 pub fn run_leases(seed: u64, schedules: u64) -> LeaseReport {
@@ -155,8 +202,9 @@ impl Schedules {
         let told = self.ledger.lock();
         let stale = told.first_stale.clone().map(Violation);
         let panic = panics.first().map(|panic| Violation(format!("panic: {panic}")));
-        let lacking = (told.reads < schedules || told.writes < schedules)
-            .then(|| Violation(format!("no evidence: {told:?}")));
+        let lacking =
+            (told.reads < schedules || told.writes < schedules || told.follower_reads < schedules)
+                .then(|| Violation(format!("no evidence: {told:?}")));
         let violation = panic.or(stale).or(outcome.err()).or(lacking);
         if let Some(violation) = &violation {
             trace.say("", format_args!("violation: {violation}"));
@@ -168,6 +216,7 @@ impl Schedules {
             endangered: told.endangered,
             writes: told.writes,
             elections: self.elections.len(),
+            follower_reads: told.follower_reads,
             stale: told.stale,
             violation,
             trace,
@@ -177,8 +226,12 @@ impl Schedules {
 
     fn play(&mut self, cluster: &mut Cluster, schedules: u64) -> Result<(), Violation> {
         let ledger = self.ledger.clone();
+        let clock: Arc<dyn Clock> = Arc::new(cluster.true_clock());
         let beside = move |process: Process| -> BoxFuture<'static, ()> {
-            Box::pin(accompany(process, ledger.clone()))
+            let beside = Beside { process, clock: clock.clone(), ledger: ledger.clone() };
+            Box::pin(async move {
+                join(beside.write(), beside.read()).await;
+            })
         };
         let companion: Companion = Arc::new(beside);
         cluster.set_companion(&companion);
@@ -310,11 +363,6 @@ fn leads(cluster: &Cluster) -> Option<(usize, u64)> {
     (0..cluster.nodes()).filter_map(of_machine).max_by_key(|(_, term)| *term)
 }
 
-/// Writes and reads at a node as long as it lives.
-async fn accompany(process: Process, ledger: Ledger) {
-    join(write(&process, &ledger), read(&process, &ledger)).await;
-}
-
 fn call() -> Call {
     Call { identity: Identity::system(), deadline: Deadline::after(CALL_MAX), direct: true }
 }
@@ -324,44 +372,84 @@ fn is_leading(node: &Node) -> bool {
     hosted.last_key_value().is_some_and(|(_, hosted)| hosted.replica.is_leader())
 }
 
-async fn write(Process { node, brakes, .. }: &Process, ledger: &Ledger) {
-    loop {
-        sleep(PAUSE).await;
-        brakes.pass().await;
-        if !is_leading(node) {
-            continue;
-        }
-        let put = Put { key: KEY.into(), value: Bytes::from_static(b"v"), ..Put::default() };
-        let operation = Operation::Put(put);
-        let request = Write { keyspace: KEYSPACE.to_owned(), operation, session: None };
-        let answer = node.gateway().write(&call(), request).await;
-        brakes.pass().await;
-        if let Ok(answer) = answer {
-            let mut told = ledger.lock();
-            told.floor = told.floor.max(answer.header.revision.0);
-            told.writes += 1;
-        }
-    }
+/// Writes and reads at a node as long as it lives.
+struct Beside {
+    process: Process,
+    /// True time.
+    clock: Arc<dyn Clock>,
+    ledger: Ledger,
 }
 
-async fn read(Process { name, node, brakes }: &Process, ledger: &Ledger) {
-    loop {
-        sleep(if is_leading(node) { PAUSE } else { FOLLOWER_PAUSE }).await;
-        brakes.pass().await;
-        let floor = ledger.lock().floor;
-        let read = ReadOptions { level: ReadLevel::Lease, ..ReadOptions::default() };
+impl Beside {
+    async fn write(&self) {
+        let Process { node, brakes, .. } = &self.process;
+        loop {
+            sleep(PAUSE).await;
+            brakes.pass().await;
+            if !is_leading(node) {
+                continue;
+            }
+            let put = Put { key: KEY.into(), value: Bytes::from_static(b"v"), ..Put::default() };
+            let operation = Operation::Put(put);
+            let request = Write { keyspace: KEYSPACE.to_owned(), operation, session: None };
+            let answer = node.gateway().write(&call(), request).await;
+            brakes.pass().await;
+            if let Ok(answer) = answer {
+                let now = self.clock.monotonic();
+                self.ledger.lock().acknowledged(now, answer.header.revision.0);
+            }
+        }
+    }
+
+    async fn read(&self) {
+        let Process { node, brakes, .. } = &self.process;
+        for turn in TURNS.iter().cycle() {
+            sleep(if is_leading(node) { PAUSE } else { FOLLOWER_PAUSE }).await;
+            brakes.pass().await;
+            match turn {
+                Turn::Lease => self.read_by_lease().await,
+                Turn::Aged => self.read_as_follower(None).await,
+                Turn::Bounded => self.read_as_follower(Some(AGE_MAX)).await,
+            }
+        }
+    }
+
+    /// What a read shows: the revision of the key, and how old it may be.
+    async fn get(&self, read: ReadOptions) -> Option<(u64, Option<Staleness>)> {
         let keyspace = KEYSPACE.to_owned();
         let get = Get { keyspace, key: KEY.into(), read, ..Get::default() };
-        let answer = node.gateway().get(&call(), get).await;
-        let Ok(answer) = answer else { continue };
-        let seen = answer.value.entry.map_or(0, |entry| entry.revision.0);
-        let mut told = ledger.lock();
+        let found = self.process.node.gateway().get(&call(), get).await.ok()?.value;
+        Some((found.entry.map_or(0, |entry| entry.revision.0), found.staleness))
+    }
+
+    async fn read_by_lease(&self) {
+        let floor = self.ledger.lock().floor(Duration::MAX);
+        let read = ReadOptions { level: ReadLevel::Lease, ..ReadOptions::default() };
+        let Some((seen, _)) = self.get(read).await else { return };
+        let (name, mut told) = (&self.process.name, self.ledger.lock());
         told.reads += 1;
         told.endangered += u64::from(told.isolated.as_ref() == Some(name));
         if seen < floor {
-            told.stale += 1;
-            let text = format!("{name} shows revision {seen} after {floor} was acknowledged");
-            told.first_stale.get_or_insert(text);
+            told.stale(format!("{name} shows revision {seen} after {floor} was acknowledged"));
+        }
+    }
+
+    async fn read_as_follower(&self, max_staleness: Option<Duration>) {
+        let (level, asked) = (ReadLevel::Follower, self.clock.monotonic());
+        let read = ReadOptions { level, max_staleness, ..ReadOptions::default() };
+        let Some((seen, staleness)) = self.get(read).await else { return };
+        // What rests on wall clocks that agree says nothing where they do not.
+        let Some(age) = staleness.filter(|s| !s.clock_based).map(|s| s.bound) else { return };
+        let (name, mut told) = (&self.process.name, self.ledger.lock());
+        told.follower_reads += 1;
+        let floor = told.floor(asked.saturating_sub(age));
+        if seen < floor {
+            told.stale(format!(
+                "{name} shows {seen}, {age:?} old: {floor} was acknowledged before"
+            ));
+        }
+        if max_staleness.is_some_and(|max| age > max) {
+            told.stale(format!("{name} answers with {age:?} who was asked for {max_staleness:?}"));
         }
     }
 }

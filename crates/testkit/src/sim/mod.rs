@@ -24,6 +24,8 @@ mod options;
 mod panics;
 mod process;
 mod run;
+#[cfg(test)]
+mod scenes;
 mod trace;
 mod verdict;
 

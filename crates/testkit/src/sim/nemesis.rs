@@ -74,6 +74,7 @@ impl Deed {
 /// A fault that took place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Struck {
+    number: u64,
     pub(super) kind: FaultKind,
     pub(super) from: Duration,
     pub(super) to: Duration,
@@ -99,6 +100,8 @@ pub struct Nemesis {
     /// It does not take part any more.
     is_lost: bool,
     struck: Vec<Struck>,
+    /// When each fault began.
+    begun: BTreeMap<u64, Duration>,
     next: Duration,
 }
 
@@ -119,6 +122,7 @@ impl Nemesis {
             is_damaged: false,
             is_lost: false,
             struck: Vec::new(),
+            begun: BTreeMap::new(),
             next: Duration::ZERO,
         }
     }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_testkit::sim::{FaultKind, Options, Report, run, run_leases, run_with};
+use holdfast_testkit::sim::{FaultKind, Options, Report, run_leases, run_with};
 
 /// Seeds of the short campaign: many where the code is optimised.
 const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 200 };
@@ -97,8 +97,11 @@ fn random_runs_keep_every_promise() {
 fn seeds_that_once_found_something_find_nothing_now() {
     let lines = KEPT.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     for line in lines {
-        let seed = line.split(' ').next().and_then(|seed| seed.parse().ok());
-        assert_good(&run(seed.expect("a line begins with a seed")));
+        let mut words = line.split(' ').map_while(|word| word.parse().ok());
+        let seed = words.next().expect("a line begins with a seed");
+        let seconds = words.next().expect("the seconds of its storm come next");
+        let storm = Duration::from_secs(seconds);
+        assert_good(&run_with(seed, Options { storm, ..Options::of(seed) }));
     }
 }
 
@@ -106,9 +109,12 @@ fn seeds_that_once_found_something_find_nothing_now() {
 /// else, since runs of one process share the registry of its log.
 fn identity() -> String {
     let name = "sim::a_run_tells_its_identity";
-    let test = std::env::current_exe().unwrap();
-    let output = Command::new(&test).args(["--exact", name, "--nocapture"]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let test = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(&test)
+        .args(["--exact", name, "--nocapture"])
+        .output()
+        .expect("it starts again");
+    let text = String::from_utf8(output.stdout).expect("it tells text");
     let line = text.lines().find(|line| line.starts_with("identity "));
     line.expect("the run tells what it was").to_owned()
 }

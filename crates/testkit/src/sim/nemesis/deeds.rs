@@ -11,12 +11,21 @@ use super::{Deed, KEEP_PERCENTS, Nemesis, Struck};
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Nemesis {
+    /// Does what is due of a fault, which lasts until now at least.
     pub(super) fn perform(
         &mut self,
         cluster: &mut Cluster,
         fault: u64,
         deed: Deed,
     ) -> Result<(), Violation> {
+        let done = self.act(cluster, fault, deed);
+        let now = cluster.elapsed();
+        let of_fault = self.struck.iter_mut().filter(|struck| struck.number == fault);
+        of_fault.for_each(|struck| struck.to = now);
+        done
+    }
+
+    fn act(&mut self, cluster: &mut Cluster, fault: u64, deed: Deed) -> Result<(), Violation> {
         match deed {
             Deed::EndLinks => {
                 cluster.say(format_args!("links of fault {fault} are repaired"));
@@ -41,13 +50,13 @@ impl Nemesis {
             Deed::HandOver(machine) => cluster.hand_over(machine),
             Deed::Thaw(machine) => cluster.clock(machine).thaw(),
             Deed::EndBrakes(machine, before, kind) => {
-                self.end_brakes(cluster, machine, before, kind);
+                self.end_brakes(cluster, fault, (machine, before, kind));
             }
             Deed::EndDisk(machine, planted, kind) => {
                 let is_met = planted.end();
                 cluster.disk(machine).set_capacity(None);
                 if is_met {
-                    self.note(cluster, kind);
+                    self.note(cluster, fault, kind);
                 }
                 cluster.say(format_args!("{kind} of n{} ends, met: {is_met}", machine + 1));
                 self.forgive(cluster, machine);
@@ -66,9 +75,8 @@ impl Nemesis {
     pub(super) fn end_brakes(
         &mut self,
         cluster: &mut Cluster,
-        machine: usize,
-        before: u64,
-        kind: FaultKind,
+        fault: u64,
+        (machine, before, kind): (usize, u64, FaultKind),
     ) {
         match kind {
             FaultKind::Pause | FaultKind::PauseLeader => cluster.resume(machine),
@@ -76,7 +84,7 @@ impl Nemesis {
             _ => {}
         }
         if cluster.brakes(machine).held_up() > before {
-            self.note(cluster, kind);
+            self.note(cluster, fault, kind);
         }
     }
 
@@ -120,9 +128,10 @@ impl Nemesis {
     }
 
     /// A fault is known to have taken place.
-    pub(super) fn note(&mut self, cluster: &Cluster, kind: FaultKind) {
+    pub(super) fn note(&mut self, cluster: &Cluster, fault: u64, kind: FaultKind) {
         let now = cluster.elapsed();
-        self.struck.push(Struck { kind, from: now, to: now });
+        let from = self.begun.get(&fault).copied().unwrap_or(now);
+        self.struck.push(Struck { number: fault, kind, from, to: now });
     }
 
     /// Gives every link the worst state that any fault wants.

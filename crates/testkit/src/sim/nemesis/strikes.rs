@@ -29,6 +29,7 @@ impl Nemesis {
     pub(super) fn strike(&mut self, cluster: &mut Cluster, kind: FaultKind) {
         self.count += 1;
         let fault = self.count;
+        self.begun.insert(fault, cluster.elapsed());
         let free: Vec<usize> =
             self.shuffled(cluster).into_iter().filter(|m| self.is_free(cluster, *m)).collect();
         cluster.say(format_args!("fault {fault}: {kind}"));
@@ -48,7 +49,7 @@ impl Nemesis {
         };
         // Pauses and faults of disks take place when they hold somebody up, or a call meets them.
         if is_installed {
-            self.note(cluster, kind);
+            self.note(cluster, fault, kind);
         }
     }
 
@@ -181,12 +182,12 @@ impl Nemesis {
             .into_iter()
             .partition(|(_, (_, deed))| deed.machine().is_some());
         self.agenda = others;
-        for (_, deed) in mine.into_values() {
+        for (ended, deed) in mine.into_values() {
             if let Deed::EndBrakes(machine, before, kind) = deed {
-                self.end_brakes(cluster, machine, before, kind);
+                self.end_brakes(cluster, ended, (machine, before, kind));
             } else if let Deed::EndDisk(machine, planted, kind) = deed {
                 if planted.end() {
-                    self.note(cluster, kind);
+                    self.note(cluster, ended, kind);
                 }
                 cluster.disk(machine).set_capacity(None);
                 if !self.is_suspect(machine) {
