@@ -30,6 +30,9 @@ use crate::walk::{End, OpenSegment, Scanner};
 use crate::witness::{Testimony, Witness};
 use crate::writer::Writer;
 
+/// What is written again at a time.
+const WRITE_AGAIN_BYTES: usize = 64 * 1024;
+
 /// A group as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveredGroup {
@@ -299,6 +302,25 @@ impl Writer {
         self.tails = tails.collect();
     }
 
+    /// Writes what was found in the current segment once more. The sync that failed before the last
+    /// process ended may have left pages that read well, count as clean and never reached the disk:
+    /// the next sync writes back only what is written again. Segments before this one were synced.
+    fn write_again(&self) -> Result<()> {
+        let (file, path) = (&self.current.file, &self.current.path);
+        let mut chunk = vec![0; WRITE_AGAIN_BYTES];
+        let mut at = 0;
+        while at < self.offset {
+            let left = usize::try_from(self.offset - at).unwrap_or(usize::MAX);
+            let bytes = &mut chunk[..left.min(WRITE_AGAIN_BYTES)];
+            // What cannot be read was reported as damage.
+            if file.read_exact_at(bytes, at).is_ok() {
+                file.write_all_at(bytes, at).at("write", path)?;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Makes durable which groups were hit: the verdict must outlive its evidence. It is written
     /// twice, so that no single fault takes it back.
     fn keep_verdict(&mut self) -> Result<()> {
@@ -343,6 +365,7 @@ impl Writer {
         if self.offset == SEGMENT_HEADER_BYTES {
             self.write_opening_mark()?;
         }
+        self.write_again()?;
         self.sync()?;
         // In both slots: after damage what the witness said before may not be true any more.
         self.bear_witness()?;

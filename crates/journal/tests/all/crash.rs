@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use holdfast_env::sim::SimDisk;
+use holdfast_env::sim::{Effect, Fault, Operation, SimDisk};
 use holdfast_journal::SegmentInspector;
 
 use crate::rig::{DIR, Rig, at, entries, ignore, small};
@@ -139,4 +139,19 @@ fn remains_of_a_torn_batch_are_never_taken_for_a_continuation() {
         remains += stale;
     }
     assert!(remains > 0, "no image had remains");
+}
+
+#[test]
+fn what_recovery_shows_after_a_failed_sync_survives_a_power_cut() {
+    let mut rig = Rig::new(small());
+    let g = rig.create(1);
+    rig.journal.append(g, entries(1, 1..4, 300), ignore()).unwrap();
+    rig.disk.inject(Fault::new(Operation::Sync, Effect::SyncFails));
+    assert!(rig.writer.step().is_err());
+    let shown = Rig::open(Arc::new(rig.disk.kill()), small()).unwrap();
+    let found = shown.journal.read(g, 1..4, u64::MAX).unwrap();
+    assert_eq!(found.len(), 3, "the page cache still has them");
+    let after = Rig::open(Arc::new(shown.disk.crash(0, 1)), small()).unwrap();
+    assert_eq!((after.recovery.hit, after.recovery.damage), (vec![], vec![]));
+    assert_eq!(after.journal.read(g, 1..4, u64::MAX).unwrap(), found);
 }

@@ -285,19 +285,28 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         let entries: Vec<_> = entries.into_iter().map(entry).collect();
         let last = entries.last().map(|entry| entry.position.index);
-        let flushed = Arc::new(Mutex::new(Some(flushed)));
+        let (flushed, not_last) = (Arc::new(Mutex::new(Some(flushed))), Arc::default());
+        let (mut rest, mut count) = (entries.as_slice(), entries.len());
         loop {
-            match self.journal.append(self.group, entries.clone(), self.completion(&flushed)) {
+            let (part, later) = rest.split_at(count);
+            let done = self.completion(if later.is_empty() { &flushed } else { &not_last });
+            match self.journal.append(self.group, part.to_vec(), done) {
+                // All at once may be more than the journal takes however long one waits.
+                Err(holdfast_journal::Error::Full { .. }) if count > 1 => count /= 2,
                 Err(error @ holdfast_journal::Error::Full { .. }) => {
                     // What is not taken is not acknowledged either: the leader waits, and the
                     // replica goes on by itself once there is space.
                     tracing::warn!(group = %self.group, %error, "append waits");
                     sleep(FULL_RETRY).await;
+                    count = rest.len();
                 }
                 result => {
                     result.map_err(|e| self.failed(e))?;
-                    last.into_iter().for_each(|last| self.tail.ends_at(last));
-                    return Ok(());
+                    if later.is_empty() {
+                        last.into_iter().for_each(|last| self.tail.ends_at(last));
+                        return Ok(());
+                    }
+                    (rest, count) = (later, later.len());
                 }
             }
         }

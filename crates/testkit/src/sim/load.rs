@@ -77,8 +77,10 @@ impl Load {
         let clock: HostClock = cluster.true_clock();
         let recorder = Recorder::new(seed, Arc::new(clock), RECORDS_MAX);
         let trusts_clocks = options.trusts_clocks();
-        // What followers tell of their age rests on clocks.
-        let is_usable = |kind: &Kind| trusts_clocks || *kind != Kind::Followers;
+        // What followers tell of their age rests on clocks, and so does when a key ends: a leader
+        // whose clock stands still stamps what it writes with times that are long past.
+        let is_timed = |kind: &Kind| matches!(kind, Kind::Followers | Kind::Lifetimes);
+        let is_usable = |kind: &Kind| trusts_clocks || !is_timed(kind);
         let plan = Plan {
             kinds: options.workloads.iter().copied().filter(is_usable).collect(),
             processes: options.processes,
