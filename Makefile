@@ -12,7 +12,7 @@ REPORT ?= target/bench-engine-report
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
         test lint verify fix bench bench-engine storm-storage simulate campaign leases torture \
-        score ci
+        score defects ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,8 @@ lint: ## formatting, clippy, documentation warnings; never writes
 	@$(CARGO) clippy --release --workspace --all-targets --quiet -- -D warnings
 	@$(CARGO) clippy --release --manifest-path tests/storm-storage/Cargo.toml \
 		--target-dir target/storm-storage --all-targets --quiet -- -D warnings
+	@$(CARGO) clippy --release --manifest-path tests/defects/Cargo.toml \
+		--target-dir target/storm-storage --bins --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --quiet
 
 verify: lint test ## lint and test; never writes
@@ -83,6 +85,9 @@ score: ## the scorecard, all of it or PARTS="torture leases …", written to tes
 	@$(CARGO) build --release --workspace --bins --quiet
 	@$(CARGO) build --release --quiet -p holdfast-testkit -p holdfast-tests --examples
 	@$${CARGO_TARGET_DIR:-target}/release/examples/score --seed $(or $(SEED),1) $(PARTS)
+
+defects: ## every seeded defect, under the scenario that is to catch it (NAMES="..." for some)
+	@CARGO="$(CARGO)" tests/defects/run $(NAMES)
 
 ci: ## what decides whether a change lands
 	@.ci/run

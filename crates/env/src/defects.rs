@@ -6,7 +6,8 @@
 //! `HOLDFAST_DEFECTS` (names, parted by commas) fill at run time.
 //!
 //! To add one: a line in the table below, `defect!` at the place, the crate's own feature
-//! `defects = ["holdfast-env/defects"]`, and a campaign that catches it.
+//! `defects = ["holdfast-env/defects"]`, and a line in the table of `tests/defects`: which scenario
+//! catches it.
 //!
 //! Invariants:
 //! * No default feature and no ordinary dependency switches the feature on (`crates/tidy`).
@@ -25,7 +26,22 @@ pub struct Defect {
     pub name: &'static str,
     /// What goes wrong.
     pub sentence: &'static str,
+    /// Which part of the product makes the mistake.
+    pub part: Part,
     number: u32,
+}
+
+/// The parts of the product that defects are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Engine and journal: what is on a disk.
+    Storage,
+    /// The state machine of a range.
+    Range,
+    /// A replica: consensus, reads, watches.
+    Replica,
+    /// A node: founding, what it hosts.
+    Node,
 }
 
 /// A name that no defect has, or defects asked of a program built without them.
@@ -45,45 +61,113 @@ impl std::fmt::Display for Unknown {
 impl std::error::Error for Unknown {}
 
 macro_rules! table {
-    ($($constant:ident = $name:literal: $sentence:literal;)*) => {
+    ($($part:ident { $($constant:ident = $name:literal: $sentence:literal;)* })*) => {
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
-        enum Number { $($constant),* }
+        enum Number { $($($constant),*),* }
 
-        $(
+        $($(
             #[doc = $sentence]
             pub const $constant: Defect = Defect {
                 name: $name,
                 sentence: $sentence,
+                part: Part::$part,
                 number: Number::$constant as u32,
             };
-        )*
+        )*)*
 
         /// Every defect there is.
-        pub const ALL: &[Defect] = &[$($constant),*];
+        pub const ALL: &[Defect] = &[$($($constant),*),*];
     };
 }
 
 table! {
-    SKIP_DIRECTORY_FSYNC = "skip-directory-fsync":
-        "The engine and the journal do not sync a directory after creating or renaming in it.";
-    ACKNOWLEDGE_BEFORE_FSYNC = "acknowledge-before-fsync":
-        "The journal calls back and counts as durable what it has written but not synced.";
-    ACCEPT_TORN_RECORD = "accept-torn-record":
-        "Recovery of the journal steps over a broken record in the middle and goes on behind it.";
-    CHECKSUM_WITHOUT_POSITION = "checksum-without-position":
-        "Checksums of the engine do not cover the file and the offset a block belongs to.";
-    ENGINE_AHEAD_OF_JOURNAL = "engine-ahead-of-journal":
-        "The engine flushes a memtable although the journal is not durable up to its gate.";
-    RENAME_BEFORE_SYNC = "rename-before-sync":
-        "A new manifest gets its name before its content is synced.";
-    BLOOM_FALSE_NEGATIVE = "bloom-false-negative":
-        "The filter denies one key in sixty-four that was added to it.";
-    TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early":
-        "A compaction drops a tombstone although an older version lies beneath it.";
+    Storage {
+        SKIP_DIRECTORY_FSYNC = "skip-directory-fsync":
+            "The engine and the journal do not sync a directory after creating or renaming in it.";
+        ACKNOWLEDGE_BEFORE_FSYNC = "acknowledge-before-fsync":
+            "The journal calls back and counts as durable what it has written but not synced.";
+        ACCEPT_TORN_RECORD = "accept-torn-record":
+            "Recovery of the journal steps over a broken record and goes on behind it.";
+        CHECKSUM_WITHOUT_POSITION = "checksum-without-position":
+            "Checksums of the engine do not cover the file and the offset a block belongs to.";
+        ENGINE_AHEAD_OF_JOURNAL = "engine-ahead-of-journal":
+            "The engine flushes a memtable although the journal is not durable up to its gate.";
+        RENAME_BEFORE_SYNC = "rename-before-sync":
+            "A new manifest gets its name before its content is synced.";
+        BLOOM_FALSE_NEGATIVE = "bloom-false-negative":
+            "The filter denies one key in sixty-four that was added to it.";
+        TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early":
+            "A compaction drops a tombstone although an older version lies beneath it.";
+    }
+    Range {
+        RETRY_APPLIED_AGAIN = "retry-applied-again":
+            "A retried mutation is carried out again, although its session remembers the answer.";
+        SESSION_OPENED_ANEW = "session-opened-anew":
+            "Opening a session that is open begins it anew and forgets its answers.";
+        CLOSED_SESSION_REOPENED = "closed-session-reopened":
+            "The id of a session that has ended can be opened again.";
+        SESSION_ANSWERS_NOT_STORED = "session-answers-not-stored":
+            "Answers of sessions are kept in memory alone and are gone after a restart.";
+        LOCK_GRANTED_AFTER_EXPIRY = "lock-granted-after-expiry":
+            "A lock is handed on to a waiter whose own time has run out.";
+        LOCK_GRANTED_TO_TWO = "lock-granted-to-two":
+            "A stale token releases a lock that its owner was granted anew.";
+        LEASE_ENDS_AT_FIRST_EXPIRY = "lease-ends-by-its-first-expiry":
+            "A renewed lease ends when it would have ended without renewals.";
+        WATCH_LOSES_COMPACTED = "watch-loses-compacted":
+            "History that was compacted away is told as if nothing had happened in it.";
+        EXPIRY_INDEX_KEPT = "expiry-index-kept":
+            "A later put leaves the earlier expiry of its key in the index.";
+    }
+    Replica {
+        VOTER_FORGETS_LEASE = "voter-forgets-lease":
+            "A restarted voter votes at once, whatever lease it granted before.";
+        LEASE_WITHOUT_DRIFT_MARGIN = "lease-without-drift-margin":
+            "A leader trusts its lease to the end, as if all clocks ran alike.";
+        FOLLOWER_READ_BEFORE_APPLY = "follower-read-before-apply":
+            "A linearizable read knows its index and does not wait until it is applied.";
+        READ_INDEX_WITHOUT_QUORUM = "read-index-without-quorum":
+            "A leader gives out read indexes without asking a quorum whether it still leads.";
+        READ_JOINS_ROUND_UNDER_WAY = "read-joins-round-under-way":
+            "A read takes the answer of a round that began before it arrived.";
+        BOUND_FROM_END_OF_ROUND = "bound-from-end-of-round":
+            "A staleness bound counts from the end of the round that proves it.";
+        TOKEN_NOT_AWAITED = "token-not-awaited":
+            "A read that brings a read point is answered before the point is reached.";
+        TTL_BY_LOCAL_CLOCK = "ttl-by-local-clock":
+            "A leader stamps entries with its own wall clock.";
+        VOTE_NOT_DURABLE = "vote-not-durable":
+            "A vote is given before it is on the disk.";
+        PRE_VOTE_STUB = "pre-vote-stub":
+            "Every pre-vote is granted.";
+        DEPOSED_LEADER_HEARD = "deposed-leader-heard":
+            "A message of a deposed leader counts as one of the leader.";
+        PURGE_BEFORE_DURABLE = "purge-before-durable":
+            "The log is purged as far as it is applied, durable or not.";
+        SNAPSHOT_INSTALL_NOT_ATOMIC = "snapshot-install-not-atomic":
+            "The engine names a snapshot's files as its own before they are in place.";
+        WATCH_REPLAYS_AFTER_SNAPSHOT = "watch-replays-after-snapshot":
+            "A watch that reads history again, as after a snapshot, begins at its beginning.";
+        WATCH_LOSES_WHEN_FULL = "watch-loses-when-full":
+            "Events that find the buffer of a watch full are dropped.";
+        RENEWAL_BEYOND_LOG = "renewal-beyond-log":
+            "A lease renewed a moment ago is answered with its whole time again, without an entry.";
+    }
+    Node {
+        WIPED_FOUNDER_FOUNDS_AGAIN = "wiped-founder-founds-again":
+            "An empty node founds a cluster although its seeds belong to one.";
+        REPLICA_DELETED_ON_NEGATIVE_EVIDENCE = "replica-deleted-on-negative-evidence":
+            "A node destroys replicas that its copy of range 0 does not name.";
+    }
 }
 
 // The set is one word.
 const _: () = assert!(ALL.len() <= 64, "one bit per defect");
+
+/// The defects of one part of the product.
+pub fn of(part: Part) -> impl Iterator<Item = Defect> {
+    ALL.iter().copied().filter(move |defect| defect.part == part)
+}
 
 /// The defect called `name`.
 ///

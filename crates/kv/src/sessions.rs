@@ -18,6 +18,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_lsm::{Engine, Family, ReadPoint};
 use holdfast_model::limits::{
     REQUEST_DEADLINE_MAX, SESSION_IDLE_MAX, SESSION_UNANSWERED_MAX, SESSIONS_PER_RANGE_MAX,
@@ -141,7 +142,10 @@ impl Sessions {
         user: Option<&Bytes>,
         work: &mut Working<'_>,
     ) -> std::result::Result<(), Refusal> {
-        if self.table.contains_key(&client) {
+        let is_closed = self.table.get(&client).is_some_and(|session| session.record.ended);
+        let begins_anew = defect!(SESSION_OPENED_ANEW) && !is_closed
+            || defect!(CLOSED_SESSION_REOPENED) && is_closed;
+        if self.table.contains_key(&client) && !begins_anew {
             return self.touch(client, user, 0, work);
         }
         if self.table.len() >= SESSIONS_PER_RANGE_MAX {
@@ -201,7 +205,8 @@ impl Sessions {
         if seq < watermark {
             return Err(Refusal::SessionStale { watermark });
         }
-        match session.answers.get(&seq) {
+        let known = session.answers.get(&seq);
+        match known.filter(|_| !defect!(RETRY_APPLIED_AGAIN)) {
             Some(kept) if kept.payload == payload => Ok(Verdict::Answered(kept.answer)),
             Some(_) => Err(Refusal::SessionPayload),
             None if session.answers.len() >= SESSION_UNANSWERED_MAX => {
@@ -268,7 +273,7 @@ impl Sessions {
     pub fn store(&mut self, work: &mut Working<'_>) {
         for ((client, index), chunk) in std::mem::take(&mut self.fresh) {
             let lives = self.table.get(&client).is_some_and(|s| s.chunks.contains_key(&index));
-            if lives {
+            if lives && !defect!(SESSION_ANSWERS_NOT_STORED) {
                 work.set(Family::Session, chunk_key(client, index), Some(seal(&chunk)));
             }
         }

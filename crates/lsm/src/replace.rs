@@ -263,6 +263,9 @@ fn switch(tree: &Tree, staged: &Path, gate: u64) -> Result<ReadPoint> {
     let _manifest = old.manifest.lock();
     let number = old.number() + 1;
     let dir = tree.dir.join(generation_name(number));
+    if holdfast_env::defect!(SNAPSHOT_INSTALL_NOT_ATOMIC) {
+        write_current(disk, &tree.dir.join(CURRENT_NAME), number)?;
+    }
     move_into_place(disk, staged, &dir)?;
     // Opened before the switch: what cannot be opened must not become current.
     let version = load_version(&tree.home, tree.entropy.as_ref(), &dir, number)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt};
+use holdfast_env::defect;
 use holdfast_model::ReplicaId;
 use holdfast_runtime::timeout;
 use holdfast_wire::peer::v1 as peer;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::error::{Error, ReadError, Result};
 use crate::peers::SESSION_RESPONSES_MAX;
 use crate::raft::snapshot::Incoming;
-use crate::raft::types::{AppendEntries, Fatal, Snapshot};
+use crate::raft::types::{AppendEntries, Fatal, Snapshot, VoteResponse};
 use crate::raft::{convert, runtime, snapshot};
 use crate::replica::{Inner, Replica};
 
@@ -85,6 +86,10 @@ impl Replica {
             return Err(Error::Stopped("its vote waits until old leases have run out".into()));
         }
         let vote = convert::vote_request_from_wire(&request)?;
+        if request.pre_vote && defect!(PRE_VOTE_STUB) {
+            let granted = VoteResponse::new(vote.vote, vote.last_log_id, true);
+            return Ok(convert::vote_response_to_wire(&granted));
+        }
         let context = inner.context.clone();
         let response = match request.pre_vote {
             true => runtime::scope(context, inner.raft.pre_vote(vote)).await,
@@ -310,7 +315,7 @@ impl Inner {
     /// Notes that the leader of `term` made itself heard, unless it is known to be deposed: that
     /// one's messages renew no lease, and must not keep a follower from looking for its leader.
     fn heard_in(&self, term: u64) {
-        if term >= self.leadership.info().term.0 {
+        if term >= self.leadership.info().term.0 || defect!(DEPOSED_LEADER_HEARD) {
             self.heard();
         }
     }

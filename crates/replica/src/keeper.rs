@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use holdfast_env::defect;
 use holdfast_kv::command::{Compact, Expire};
 use holdfast_kv::{Command, Outcome};
 use holdfast_runtime::{Deadline, sleep, timeout};
@@ -172,7 +173,10 @@ pub(crate) async fn purge(inner: Arc<Inner>) {
 
 /// The last index that may be purged; `None` if nothing may.
 pub(crate) fn purgeable(inner: &Inner) -> Option<u64> {
-    let durable = inner.engine.durable_point().index.0;
+    let durable = match defect!(PURGE_BEFORE_DURABLE) {
+        true => inner.reader.point().index.0,
+        false => inner.engine.durable_point().index.0,
+    };
     let purged = inner.journal.log_state(inner.group).purged.map(|p| p.index);
     let held = inner.network.holds.lowest().unwrap_or(u64::MAX);
     let retained_from = inner.journal.retained_from(inner.group);

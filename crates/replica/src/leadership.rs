@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use holdfast_env::Clock;
+use holdfast_env::{Clock, defect};
 use holdfast_model::{NodeId, ReplicaId, Term};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -151,6 +151,9 @@ impl Leadership {
         let (monotonic, wall) = (self.clock.monotonic(), self.agreed_wall());
         let applied = self.applied_clock_ms.load(Ordering::Acquire);
         let mut time = self.time.lock();
+        if defect!(TTL_BY_LOCAL_CLOCK) && time.is_some() {
+            return u64::try_from(self.clock.wall().as_millis()).ok();
+        }
         time.as_mut().map(|time| time.now_ms(monotonic, wall).max(applied))
     }
 

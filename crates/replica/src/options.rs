@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_env::defect;
 use holdfast_model::{ClusterId, NodeId, RangeId, ReplicaId};
 use openraft::SnapshotPolicy;
 
@@ -64,6 +65,9 @@ impl Timings {
     /// The age of a quorum's answer up to which lease reads are served: three quarters of the
     /// lease, so that clocks may drift apart by 10 % and more.
     pub fn lease_ack_age_max(&self) -> Duration {
+        if defect!(LEASE_WITHOUT_DRIFT_MARGIN) {
+            return self.election_max;
+        }
         self.election_max * 3 / 4
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use holdfast_env::defect;
 use holdfast_kv::{ReadPoint, Reader};
 use holdfast_model::{RangeEpoch, Revision, Term};
 use holdfast_runtime::{Deadline, sleep};
@@ -152,7 +153,7 @@ impl Replica {
     /// Waits until the log is applied up to `index`.
     async fn applied(&self, index: u64, deadline: Deadline) -> Result<(), ReadError> {
         let applied = &self.inner.progress.applied;
-        if *applied.borrow() >= index {
+        if *applied.borrow() >= index || defect!(FOLLOWER_READ_BEFORE_APPLY) {
             return Ok(());
         }
         let mut applied = applied.subscribe();
@@ -169,7 +170,7 @@ impl Replica {
         let point = self.inner.reader.point();
         let Some((revision, clock_ms)) = request.min_point else { return Ok(point) };
         let reached = |point: ReadPoint| point.revision >= revision && point.clock_ms >= clock_ms;
-        if reached(point) {
+        if reached(point) || defect!(TOKEN_NOT_AWAITED) {
             return Ok(point);
         }
         let mut applied = self.inner.progress.applied.subscribe();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use holdfast_env::defect;
 use holdfast_kv::command::Renew;
 use holdfast_kv::{Command, LeaseInfo, Operation, Outcome, RENEW_LEASES_MAX, ReadPoint, Renewal};
 use holdfast_lsm::Cached;
@@ -137,6 +138,7 @@ fn renewal(lease: &LeaseInfo, now_ms: u64, applied_ms: u64, divisor: u64) -> Opt
     let age_ms = lease.ttl_ms.saturating_sub(left_ms);
     let is_fresh = age_ms <= (lease.ttl_ms / FRESH_TTL_DIVISOR).min(FRESH_MS_MAX) / divisor;
     // Range time has gone on since the read point: what is left counts from now.
+    let left_ms = if defect!(RENEWAL_BEYOND_LOG) { lease.ttl_ms } else { left_ms };
     let expires_at_ms = applied_ms.min(now_ms).saturating_add(left_ms);
     is_fresh.then_some(Renewal { id: lease.id, ttl_ms: lease.ttl_ms, expires_at_ms })
 }

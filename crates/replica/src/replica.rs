@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_env::{Clock, Entropy};
 use holdfast_journal::{GroupId, Journal};
 use holdfast_kv::{Command, Reader, StateMachine};
@@ -288,7 +289,8 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let (config, state) = (options.to_raft()?, open_state(&options, &deps).await?);
     let reader = state.reader();
     let group = GroupId { range: options.range, replica: options.replica };
-    let may_have_granted_lease = deps.journal.vote(group).is_some();
+    let may_have_granted_lease =
+        deps.journal.vote(group).is_some() && !defect!(VOTER_FORGETS_LEASE);
     let walls = Arc::new(PeerWalls(deps.peers.clone()));
     let offset_max = options.timings.clock_offset_max;
     let leadership = Arc::new(Leadership::new(deps.clock.clone(), options.node, offset_max, walls));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_kv::{Event, LockGrant, ReadPoint, Reader, RevisionEvents};
 use holdfast_model::Revision;
 use holdfast_runtime::Pool;
@@ -172,6 +173,9 @@ impl Hub {
             let fits = before + weight <= self.limits.buffer_bytes_max
                 && self.buffered_bytes() + weight <= self.limits.total_bytes_max;
             if before != 0 && !fits {
+                if defect!(WATCH_LOSES_WHEN_FULL) {
+                    continue;
+                }
                 state.remove_live(id);
                 continue;
             }
@@ -433,7 +437,12 @@ impl WatchStream {
                         }
                         self.pending = Some(item);
                     }
-                    None => self.mode = Mode::History(History::default()),
+                    None => {
+                        if defect!(WATCH_REPLAYS_AFTER_SNAPSHOT) {
+                            self.next = self.filter.from.unwrap_or(Revision(1));
+                        }
+                        self.mode = Mode::History(History::default());
+                    }
                 },
                 Mode::History(history) => match history.revisions.pop_front() {
                     Some(events) => self.pending = Some(WatchItem::Events(events)),

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use holdfast_env::defects::{self, Defect};
+use holdfast_env::defects::{self, Defect, Part};
 use holdfast_storm_storage::campaign::{self, Campaign, Sums, guarded, replay_line, run_seed};
 use holdfast_storm_storage::{kill, seeds};
 
@@ -123,7 +123,7 @@ fn storm(effort: &Effort) -> ExitCode {
         bad("fault"),
         sums.detected,
         sums.harmless,
-        defects::ALL.len(),
+        defects::of(Part::Storage).count(),
         effort.seed,
         start.elapsed().as_secs(),
         if failed == 0 { "" } else { ": FAILED" },
@@ -188,8 +188,8 @@ fn on_all_cores(work: impl Fn() + Sync) {
 /// Switches every defect on in turn; the campaigns that look for real ones must find it.
 fn catch_defects(effort: &Effort, failures: &Failures) -> usize {
     let mut caught = 0;
-    for defect in defects::ALL {
-        match catch(*defect, effort.seed) {
+    for defect in defects::of(Part::Storage) {
+        match catch(defect, effort.seed) {
             Some((campaign, seed, _)) if run_seed(campaign, seed).is_err() => {
                 failures.add(format!("defect: {} {seed} fails without any", campaign.name));
             }

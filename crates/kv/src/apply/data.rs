@@ -1,6 +1,7 @@
 //! Put, delete, range delete, increment.
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
 use holdfast_model::{LeaseId, Revision};
 
@@ -212,7 +213,7 @@ impl Applier<'_> {
     /// Follows a change of the time a key expires, and of the lease it is attached to.
     fn reindex(&mut self, key: &Bytes, old: (u64, LeaseId), new: (u64, LeaseId)) {
         let ((old_ms, _), (new_ms, lease)) = (old, new);
-        if old_ms != 0 && old_ms != new_ms {
+        if old_ms != 0 && old_ms != new_ms && !defect!(EXPIRY_INDEX_KEPT) {
             self.work.unindex(&Due::new(old_ms, Subject::Key(key.clone())));
         }
         if new_ms != 0 && old != new {

@@ -5,6 +5,7 @@
 //! costs one record, and the index one change per TTL.
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_lsm::Family;
 use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
 use holdfast_model::{LeaseId, RangeEpoch};
@@ -119,7 +120,7 @@ impl Applier<'_> {
     /// The expiry index has come to a lease: it ends, or is indexed where it is due now.
     pub(super) fn lease_due(&mut self, id: LeaseId) -> Result<u64> {
         let Some(mut record) = self.lease(id)? else { return Ok(0) };
-        if record.expires_at_ms <= self.work.clock_ms {
+        if record.expires_at_ms <= self.work.clock_ms || defect!(LEASE_ENDS_AT_FIRST_EXPIRY) {
             return self.end_lease(id, &record);
         }
         record.indexed_ms = record.expires_at_ms;

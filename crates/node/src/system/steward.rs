@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use holdfast_env::defect;
 use holdfast_journal::GroupId;
 use holdfast_kv::command::{Condition, Configure};
 use holdfast_kv::{Command, Operation};
@@ -146,6 +147,12 @@ impl System {
         let running = self.registry.hosted();
         let running = running.values().map(|h| h.group);
         let groups: BTreeSet<GroupId> = running.chain(self.registry.broken().into_keys()).collect();
+        if defect!(REPLICA_DELETED_ON_NEGATIVE_EVIDENCE) {
+            for group in groups.iter().filter(|g| !records.replicas.contains_key(&g.replica)) {
+                // Gone or not, the next look comes soon.
+                let _ = self.registry.destroy(*group).await;
+            }
+        }
         let removed = groups.into_iter().filter(|group| records.is_removed(group.replica));
         let destroyed = removed.map(|group| async move {
             if let Err(error) = self.destroy_if_removed(group).await {

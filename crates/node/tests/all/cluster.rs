@@ -37,6 +37,37 @@ async fn three() -> (MutexGuard<'static, ()>, Vec<Running>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_founder_founds_no_second_cluster_beside_its_own() {
+    let _turn = TURN.lock().await;
+    let mut nodes = Running::seeded(3).await;
+    let all: Vec<_> = nodes.iter().map(Running::peer_address).collect();
+    let found = async |node: &Running, peer_addresses: &[String]| {
+        let peer_addresses = peer_addresses.to_vec();
+        let init = v1::InitRequest { peer_addresses, replication_factor: 3 };
+        let mut request = tonic::Request::new(init);
+        request.set_timeout(Duration::from_secs(60));
+        ClusterClient::new(node.channel().await).init(request).await
+    };
+    found(&nodes[0], &all).await.unwrap();
+    for node in &nodes {
+        node.ready().await;
+    }
+    nodes[1].kv().await.put(put("k", "v")).await.unwrap();
+    let founder = nodes.remove(0).wiped().await;
+    // Whether all are named again or it alone: its data is lost, and others know it.
+    for addresses in [&all[..], &all[..1]] {
+        let error = found(&founder, addresses).await.unwrap_err();
+        refused(&error, Code::FailedPrecondition, ErrorCode::FailedPrecondition);
+    }
+    assert!(founder.node.registry().hosted().is_empty());
+    assert!(nodes[1].kv().await.get(get("k")).await.unwrap().into_inner().found);
+    founder.stop().await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_serves_every_key_at_every_level() {
     let (_turn, nodes) = three().await;
     let mut leaders = BTreeSet::new();

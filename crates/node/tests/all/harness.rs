@@ -27,6 +27,7 @@ const PEER_PORT: u16 = 17_411;
 pub struct Running {
     pub node: Node,
     host: String,
+    seeds: Vec<String>,
     _dir: TempDir,
 }
 
@@ -43,11 +44,24 @@ impl Running {
         Self::start(false).await
     }
 
+    /// Nodes that belong to no cluster and know of each other as seeds.
+    pub async fn seeded(count: usize) -> Vec<Self> {
+        let hosts: Vec<String> = (0..count).map(|_| next_host()).collect();
+        let seeds: Vec<String> = hosts.iter().map(|host| format!("{host}:{PEER_PORT}")).collect();
+        let mut nodes = Vec::new();
+        for host in hosts {
+            let dir = tempfile::tempdir().unwrap();
+            let node = start(dir.path(), &host, &seeds, false).await;
+            nodes.push(Self { node, host, seeds: seeds.clone(), _dir: dir });
+        }
+        nodes
+    }
+
     async fn start(single: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host = next_host();
-        let node = start(dir.path(), &host, single).await;
-        Self { node, host, _dir: dir }
+        let node = start(dir.path(), &host, &[], single).await;
+        Self { node, host, seeds: Vec::new(), _dir: dir }
     }
 
     /// Where other nodes reach it.
@@ -80,9 +94,15 @@ impl Running {
 
     /// What is left of it once it has stopped.
     pub async fn stopped(self) -> Stopped {
-        let Self { node, host, _dir: dir } = self;
+        let Self { node, host, seeds, _dir: dir } = self;
         node.shutdown(Duration::from_secs(2)).await;
-        Stopped { host, dir }
+        Stopped { host, seeds, dir }
+    }
+
+    /// The node on the same addresses, after its data was lost.
+    pub async fn wiped(self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Stopped { dir, ..self.stopped().await }.start(false).await
     }
 
     pub async fn stop(self) {
@@ -93,15 +113,16 @@ impl Running {
 /// A node that was stopped and may come back.
 pub struct Stopped {
     host: String,
+    seeds: Vec<String>,
     dir: TempDir,
 }
 
 impl Stopped {
     /// The node again, before it is ready; `single` where it is a cluster by itself.
     pub async fn start(self, single: bool) -> Running {
-        let Self { host, dir } = self;
-        let node = start(dir.path(), &host, single).await;
-        Running { node, host, _dir: dir }
+        let Self { host, seeds, dir } = self;
+        let node = start(dir.path(), &host, &seeds, single).await;
+        Running { node, host, seeds, _dir: dir }
     }
 }
 
@@ -115,12 +136,13 @@ fn next_host() -> String {
     format!("127.43.{process}.{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-async fn start(dir: &Path, host: &str, single: bool) -> Node {
+async fn start(dir: &Path, host: &str, seeds: &[String], single: bool) -> Node {
     let sets = vec![
         format!("node.data_dir={}", dir.join("data").display()),
         format!("listen.client={host}:{CLIENT_PORT}"),
         format!("listen.peer={host}:{PEER_PORT}"),
         "listen.http=".to_owned(),
+        format!("cluster.seeds={seeds:?}"),
         "runtime.reactors=1".to_owned(),
     ];
     let config = Config::load(&Sources { file: None, environment: Vec::new(), sets }).unwrap();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use holdfast_env::defect;
 use holdfast_journal::{Done, GroupId, Journal};
 use holdfast_runtime::sleep;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -258,6 +259,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = codec::encode_vote(vote);
+        if defect!(VOTE_NOT_DURABLE) {
+            let saved = self.journal.save_vote(self.group, bytes, Box::new(drop));
+            return saved.map_err(|e| self.failed(e));
+        }
         self.durably(|journal, done| journal.save_vote(self.group, bytes, done)).await
     }
 

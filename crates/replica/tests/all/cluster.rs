@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,23 +32,44 @@ const WALL_START: Duration = Duration::from_secs(1_700_000_000);
 /// No step of a test takes longer than this, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The runtime's virtual time as a clock.
+/// The runtime's virtual time as a clock, which may run fast or slow.
 #[derive(Debug)]
-pub struct VirtualClock(tokio::time::Instant);
+pub struct VirtualClock {
+    start: tokio::time::Instant,
+    /// What passes on it while 100 pass.
+    percent: u32,
+    /// How far its wall clock was set ahead, milliseconds.
+    ahead_ms: AtomicU64,
+}
 
 impl VirtualClock {
     pub fn start() -> Self {
-        Self(tokio::time::Instant::now())
+        Self::running_at(100)
+    }
+
+    pub fn running_at(percent: u32) -> Self {
+        Self { start: tokio::time::Instant::now(), percent, ahead_ms: AtomicU64::new(0) }
+    }
+
+    /// Sets the wall clock, and nothing else, ahead.
+    pub fn set_ahead(&self, by: Duration) {
+        let by_ms = u64::try_from(by.as_millis()).unwrap();
+        self.ahead_ms.store(by_ms, Ordering::Release);
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed() * self.percent / 100
     }
 }
 
 impl Clock for VirtualClock {
     fn monotonic(&self) -> Duration {
-        Duration::from_secs(1_000) + self.0.elapsed()
+        Duration::from_secs(1_000) + self.elapsed()
     }
 
     fn wall(&self) -> Duration {
-        WALL_START + self.0.elapsed()
+        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Acquire));
+        WALL_START + self.elapsed() + ahead
     }
 }
 
@@ -96,7 +117,10 @@ impl Node {
 /// A group of nodes.
 pub struct Cluster {
     pub net: Arc<Net>,
+    /// What the test goes by.
     pub clock: Arc<VirtualClock>,
+    /// What each node goes by; where none is set, by the test's own.
+    pub clocks: BTreeMap<NodeId, Arc<VirtualClock>>,
     pub nodes: BTreeMap<NodeId, Node>,
     entropy: Arc<SimEntropy>,
     pub tune: fn(&mut ReplicaOptions),
@@ -121,9 +145,25 @@ impl Cluster {
     }
 
     pub async fn start_tuned(count: u64, tune: fn(&mut ReplicaOptions)) -> Self {
+        Self::start_with(count, tune, BTreeMap::new()).await
+    }
+
+    /// As many nodes as `percents`, whose clocks run so fast.
+    pub async fn start_on_clocks<const N: usize>(percents: [u32; N]) -> Self {
+        let clock = |percent| Arc::new(VirtualClock::running_at(percent));
+        let clocks = (1..).map(NodeId).zip(percents.map(clock)).collect();
+        Self::start_with(u64::try_from(N).unwrap(), |_| {}, clocks).await
+    }
+
+    async fn start_with(
+        count: u64,
+        tune: fn(&mut ReplicaOptions),
+        clocks: BTreeMap<NodeId, Arc<VirtualClock>>,
+    ) -> Self {
         let mut cluster = Self {
             net: Arc::default(),
             clock: Arc::new(VirtualClock::start()),
+            clocks,
             nodes: BTreeMap::new(),
             entropy: Arc::new(SimEntropy::new(42)),
             tune,
@@ -151,7 +191,8 @@ impl Cluster {
         disk: SimDisk,
     ) -> holdfast_replica::Result<()> {
         let peers = Arc::new(End { net: self.net.clone(), node: id });
-        let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
+        let clock = self.clocks.get(&id).unwrap_or(&self.clock).clone();
+        let entropy = self.entropy.clone();
         let mut options =
             ReplicaOptions::new(ClusterId(9), id, RANGE, replica, PathBuf::from("/node/replica"));
         (self.tune)(&mut options);

@@ -10,7 +10,7 @@ use holdfast_kv::Command;
 use holdfast_kv::command::Put;
 use holdfast_model::{NodeId, ReplicaId};
 use holdfast_replica::{Error, ReadLevel, Role};
-use holdfast_runtime::{sleep, spawn};
+use holdfast_runtime::{sleep, spawn, timeout};
 use holdfast_wire::peer::v1 as peer;
 
 use crate::cluster::{Cluster, deadline, put, read};
@@ -116,18 +116,8 @@ async fn a_handing_over_of_leadership_does_not_wait_for_the_boot_delay() {
     assert!(granted.granted, "{granted:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn no_lease_read_is_stale_while_a_voter_restarts_beside_a_cut_off_leader() {
-    let mut cluster = Cluster::start(3).await;
-    cluster.put("k", "old").await;
-    let old = cluster.leader().await.id();
-    let restarting = cluster.follower().await.id();
-    // The leader has just been answered by the voter that now forgets its lease.
-    let (replica, disk) = cluster.crash(restarting, 0).await;
-    cluster.isolate(old, true);
-    cluster.net.set_link(old, restarting, false);
-    cluster.boot(restarting, replica, disk).await.unwrap();
-    cluster.report_lost(old);
+/// The cut-off leader `old` must serve no lease read once another has replaced what it knows.
+async fn serves_nothing_after_it_was_replaced(cluster: &Cluster, old: NodeId) {
     let mut replaced = false;
     for _ in 0..400 {
         let new = cluster.nodes.values().find(|n| n.is_leader() && n.id() != old);
@@ -143,6 +133,85 @@ async fn no_lease_read_is_stale_while_a_voter_restarts_beside_a_cut_off_leader()
         sleep(Duration::from_millis(5)).await;
     }
     assert!(replaced, "the other two went on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_read_is_stale_while_a_voter_restarts_beside_a_cut_off_leader() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.put("k", "old").await;
+    let old = cluster.leader().await.id();
+    let restarting = cluster.follower().await.id();
+    // The leader has just been answered by the voter that now forgets its lease.
+    let (replica, disk) = cluster.crash(restarting, 0).await;
+    cluster.isolate(old, true);
+    cluster.net.set_link(old, restarting, false);
+    cluster.boot(restarting, replica, disk).await.unwrap();
+    cluster.report_lost(old);
+    serves_nothing_after_it_was_replaced(&cluster, old).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_read_is_stale_while_the_leaders_clock_is_slow_and_the_others_fast() {
+    let cluster = Cluster::start_on_clocks([90, 110, 110]).await;
+    cluster.put("k", "old").await;
+    let slow = NodeId(1);
+    let leader = cluster.leader().await;
+    if leader.id() != slow {
+        leader.replica.transfer_leader(Some(slow)).await.unwrap();
+    }
+    cluster.put("k", "old").await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(cluster.nodes[&slow].is_leader());
+    cluster.isolate(slow, true);
+    cluster.report_lost(slow);
+    serves_nothing_after_it_was_replaced(&cluster, slow).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_vote_is_taken_back_wherever_the_power_goes() {
+    let mut granted_first = 0;
+    for cut in 1..12 {
+        let mut cluster = Cluster::start(3).await;
+        cluster.put("k", "v").await;
+        let id = cluster.follower().await.id();
+        for other in [1, 2, 3].map(NodeId) {
+            cluster.net.set_link(id, other, false);
+        }
+        // Its lease ends, and what it had to write is written.
+        sleep(Duration::from_secs(2)).await;
+        let node = &cluster.nodes[&id];
+        node.disk.cut_power_at(Some(node.disk.counters().mutations + cut));
+        let asked = node.replica.handle_vote(vote(50, ReplicaId(4_712), false, false));
+        let answer = timeout(Duration::from_secs(1), asked).await;
+        let first = answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.granted));
+        granted_first += u32::from(first);
+        let (replica, disk) = cluster.crash(id, 0).await;
+        cluster.boot(id, replica, disk).await.unwrap();
+        let restarted = &cluster.nodes[&id].replica;
+        sleep(restarted.options().timings.boot_delay() * 2).await;
+        // Votes are ordered by term, then by candidate: this one is lower.
+        let answer = restarted.handle_vote(vote(50, ReplicaId(4_711), false, false)).await;
+        let second = answer.unwrap().granted;
+        assert!(!(first && second), "it has forgotten its vote, power cut at write {cut}");
+    }
+    assert!(granted_first > 0, "no vote was given before the power went");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_does_not_hear_the_leader_deposes_nobody() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let (leader, deaf) = (cluster.leader().await.id(), cluster.follower().await.id());
+    let before = cluster.nodes[&leader].replica.leader();
+    cluster.net.set_link(leader, deaf, false);
+    for _ in 0..10 {
+        sleep(Duration::from_millis(500)).await;
+        cluster.put("k", "w").await;
+    }
+    cluster.net.set_link(leader, deaf, true);
+    sleep(Duration::from_secs(3)).await;
+    cluster.settle().await;
+    assert_eq!(cluster.leader().await.replica.leader(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,6 +302,27 @@ async fn a_key_with_a_time_to_live_is_gone_soon_after_it_without_any_traffic() {
     for node in cluster.nodes.values() {
         assert_eq!(read(node, "k", ReadLevel::Linearizable).await, Ok(None), "{}", node.id());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_leaders_wall_clock_ends_no_time_to_live() {
+    let mut cluster = Cluster::start_on_clocks([100, 100, 100]).await;
+    let with_ttl = Put { key: "k".into(), value: "v".into(), ttl_ms: 20_000, ..Put::default() };
+    cluster.propose(&Command::single(with_ttl)).await;
+    let leader = cluster.leader().await.id();
+    cluster.clocks[&leader].set_ahead(Duration::from_secs(3_600));
+    cluster.put("other", "v").await;
+    sleep(Duration::from_secs(1)).await;
+    for node in cluster.nodes.values() {
+        let found = read(node, "k", ReadLevel::Linearizable).await;
+        assert_eq!(found, Ok(Some("v".into())), "{}", node.id());
+    }
+    // The next leader goes on from the range's own time.
+    cluster.crash(leader, 0).await;
+    cluster.report_lost(leader);
+    cluster.put("other", "w").await;
+    let leader = cluster.leader().await;
+    assert_eq!(read(leader, "k", ReadLevel::Linearizable).await, Ok(Some("v".into())));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! What a read may claim at each level.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_env::Clock;
@@ -22,6 +23,38 @@ async fn a_linearizable_read_on_a_follower_sees_what_was_acknowledged_before_it(
         assert_eq!(seen, Ok(Some(value.into())));
     }
     assert!(cluster.net.read_indexes.load(Ordering::Relaxed) >= 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_never_takes_the_answer_of_a_round_that_began_before_it() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    let ended = Arc::new(AtomicBool::new(false));
+    // Others read all the time, so that a round is always under way.
+    let others: Vec<_> = (0..4)
+        .map(|i| {
+            let (replica, ended) = (follower.replica.clone(), ended.clone());
+            spawn(async move {
+                sleep(Duration::from_millis(i)).await;
+                while !ended.load(Ordering::Acquire) {
+                    let request = ReadRequest::new(ReadLevel::Linearizable, deadline());
+                    replica.read(&request).await.map(drop).unwrap();
+                }
+            })
+        })
+        .collect();
+    for i in 0..200 {
+        let value = format!("v{i}");
+        cluster.put("k", &value).await;
+        let seen = read(follower, "k", ReadLevel::Linearizable).await;
+        assert_eq!(seen, Ok(Some(value.into())));
+        sleep(Duration::from_millis(i % 5)).await;
+    }
+    ended.store(true, Ordering::Release);
+    for other in others {
+        other.await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,13 @@
 //! Logs are purged, and who needs what was purged gets a snapshot.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_env::sim::SimDisk;
 use holdfast_model::{LogIndex, NodeId, ReplicaId};
-use holdfast_replica::{ReadLevel, WatchFilter, WatchItem};
+use holdfast_replica::{ReadLevel, WatchFilter, WatchItem, WatchStream};
 use holdfast_runtime::{sleep, timeout};
 
 use crate::cluster::{Cluster, Node, read};
@@ -108,6 +109,41 @@ async fn a_watch_goes_on_without_gap_over_a_snapshot() {
     let item = timeout(Duration::from_secs(5), watch.next()).await.expect("the event comes");
     match item {
         Some(WatchItem::Events(events)) => assert_eq!(events.events[0].entry.key, "k150"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_tells_nothing_twice_over_a_snapshot() {
+    let cluster = Cluster::start(3).await;
+    let away = cluster.follower().await.id();
+    let everything = WatchFilter::range(Bound::Unbounded, Bound::Unbounded);
+    let mut watch = cluster.nodes[&away].replica.watch(everything).unwrap();
+    let mut last = 1;
+    for i in 0..10 {
+        cluster.put(&format!("before{i}"), "v").await;
+        last = next_revision(&mut watch, last).await;
+    }
+    let snapshots = cluster.net.snapshots.load(Ordering::Relaxed);
+    cluster.isolate(away, true);
+    write_until_purged(&cluster, "k").await;
+    cluster.isolate(away, false);
+    cluster.settle().await;
+    assert!(cluster.net.snapshots.load(Ordering::Relaxed) > snapshots, "it needed a snapshot");
+    let newest = cluster.put("after", "v").await.point.revision.0;
+    while last < newest {
+        last = next_revision(&mut watch, last).await;
+    }
+}
+
+/// The revision of the next events, which follow those of revision `last` without a gap.
+async fn next_revision(watch: &mut WatchStream, last: u64) -> u64 {
+    let item = timeout(Duration::from_secs(5), watch.next()).await.expect("events come");
+    match item {
+        Some(WatchItem::Events(events)) => {
+            assert_eq!(events.revision.0, last + 1);
+            events.revision.0
+        }
         other => panic!("{other:?}"),
     }
 }

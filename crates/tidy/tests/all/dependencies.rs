@@ -76,7 +76,8 @@ fn seeded_defects_are_switched_on_by_no_default_and_no_dependency() {
         let package = members.iter().find(|p| p.own_name() == Some(name));
         package.is_some_and(|p| p.features.contains_key("defects"))
     };
-    assert!(["env", "lsm", "journal"].into_iter().all(has_them), "there is something to switch on");
+    let parts = ["env", "lsm", "journal", "kv", "replica", "node"];
+    assert!(parts.into_iter().all(has_them), "there is something to switch on");
 }
 
 /// Whether the feature `name` switches `defects` on, in the package or in one it depends on.
