@@ -143,7 +143,7 @@ table! {
         DEPOSED_LEADER_HEARD = "deposed-leader-heard":
             "A message of a deposed leader counts as one of the leader.";
         PURGE_BEFORE_DURABLE = "purge-before-durable":
-            "The log is purged as far as it is applied, durable or not.";
+            "What is applied counts as durable where the log is purged.";
         SNAPSHOT_INSTALL_NOT_ATOMIC = "snapshot-install-not-atomic":
             "The engine names a snapshot's files as its own before they are in place.";
         WATCH_REPLAYS_AFTER_SNAPSHOT = "watch-replays-after-snapshot":

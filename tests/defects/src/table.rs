@@ -84,6 +84,10 @@ const fn node(module: &'static str, name: &'static str) -> Scenario {
     Scenario::Test { suite: "node", module, name }
 }
 
+const fn testkit(module: &'static str, name: &'static str) -> Scenario {
+    Scenario::Test { suite: "testkit", module, name }
+}
+
 const fn lsm(module: &'static str, name: &'static str) -> Scenario {
     Scenario::Test { suite: "lsm", module, name }
 }
@@ -99,9 +103,12 @@ const ONCE: Scenario = kv("exactly_once", "attempts_of_one_number_run_once_and_a
 pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     (d::SKIP_DIRECTORY_FSYNC, &[storage("journal", 3)]),
     (d::ACKNOWLEDGE_BEFORE_FSYNC, &[storage("journal", 3)]),
-    (d::ACCEPT_TORN_RECORD, &[storage("journal", 3)]),
+    (d::ACCEPT_TORN_RECORD, &[storage("journal", 12)]),
     (d::CHECKSUM_WITHOUT_POSITION, &[storage("platter", 3)]),
-    (d::ENGINE_AHEAD_OF_JOURNAL, &[storage("node", 8)]),
+    (
+        d::ENGINE_AHEAD_OF_JOURNAL,
+        &[storage("node", 40), lsm("crash", "nothing_becomes_durable_before_the_journal_is")],
+    ),
     (d::RENAME_BEFORE_SYNC, &[storage("engine", 3)]),
     (d::BLOOM_FALSE_NEGATIVE, &[storage("engine", 3)]),
     (d::TOMBSTONE_DROPPED_EARLY, &[storage("node", 3)]),
@@ -128,7 +135,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
         &[
             replica(
                 "elections",
-                "no_lease_read_is_stale_while_a_voter_restarts_beside_a_cut_off_leader",
+                "no_lease_read_is_stale_while_both_other_voters_restart_on_fast_clocks",
             ),
             replica("elections", "a_restarted_voter_keeps_its_vote_until_old_leases_have_run_out"),
         ],
@@ -142,10 +149,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (
         d::FOLLOWER_READ_BEFORE_APPLY,
-        &[replica(
-            "reads",
-            "a_linearizable_read_on_a_follower_sees_what_was_acknowledged_before_it",
-        )],
+        &[replica("reads", "a_read_on_a_follower_that_learns_of_entries_late_waits_for_them")],
     ),
     (
         d::READ_INDEX_WITHOUT_QUORUM,
@@ -167,10 +171,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
         d::TTL_BY_LOCAL_CLOCK,
         &[replica("elections", "a_step_of_the_leaders_wall_clock_ends_no_time_to_live")],
     ),
-    (
-        d::VOTE_NOT_DURABLE,
-        &[replica("elections", "no_vote_is_taken_back_wherever_the_power_goes")],
-    ),
+    (d::VOTE_NOT_DURABLE, &[replica("elections", "no_vote_is_taken_back_wherever_the_power_goes")]),
     (
         d::PRE_VOTE_STUB,
         &[replica("elections", "a_voter_that_does_not_hear_the_leader_deposes_nobody")],
@@ -211,6 +212,9 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (
         d::REPLICA_DELETED_ON_NEGATIVE_EVIDENCE,
-        &[node("cluster", "every_node_serves_every_key_at_every_level")],
+        &[testkit(
+            "scheduled",
+            "a_node_that_restarts_alone_keeps_every_replica_until_the_others_are_back",
+        )],
     ),
 ];

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
+use holdfast_env::defect;
 use holdfast_journal::Journal;
 use holdfast_kv::{ApplyResult, LogEntry, Prepared, ReadPoint, Reader, StateMachine};
 use holdfast_lsm::Engine;
@@ -158,7 +159,10 @@ impl Machine {
 
     /// What a crash would leave, as openraft names it.
     fn durable_meta(&self) -> io::Result<SnapshotMeta> {
-        meta_of(&self.state.durable_applied())
+        match defect!(PURGE_BEFORE_DURABLE) {
+            true => meta_of(&self.state.applied()),
+            false => meta_of(&self.state.durable_applied()),
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Net {
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
     /// Nodes that are heard, and hear nothing.
     deaf: Mutex<BTreeSet<NodeId>>,
+    /// How much longer entries take to these nodes; everything else is as quick as ever.
+    pub slow_entries: Mutex<BTreeMap<NodeId, Duration>>,
     pub urgent_heartbeats: AtomicUsize,
     pub read_indexes: AtomicUsize,
     pub snapshots: AtomicUsize,
@@ -145,7 +147,8 @@ impl Peers for End {
         let (there, back) = (net.clone(), net);
         spawn(async move {
             while let Some(request) = outgoing.recv().await {
-                sleep(LATENCY).await;
+                let more = there.slow_entries.lock().get(&to.node).copied().unwrap_or_default();
+                sleep(LATENCY + more).await;
                 if there.is_deaf(to.node) {
                     continue;
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_env::Clock;
 use holdfast_kv::command::Put;
 use holdfast_kv::{Command, Operation};
+use holdfast_model::NodeId;
 use holdfast_replica::{ReadError, ReadLevel, ReadRequest};
 use holdfast_runtime::{Deadline, sleep, spawn};
 
@@ -25,11 +26,32 @@ async fn a_linearizable_read_on_a_follower_sees_what_was_acknowledged_before_it(
     assert!(cluster.net.read_indexes.load(Ordering::Relaxed) >= 20);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_read_never_takes_the_answer_of_a_round_that_began_before_it() {
+/// A cluster with a follower that learns of entries late, though it answers as quickly as ever.
+async fn one_learns_late(by: Duration) -> (Cluster, NodeId) {
     let cluster = Cluster::start(3).await;
     cluster.put("k", "v").await;
-    let follower = cluster.follower().await;
+    let late = cluster.follower().await.id();
+    cluster.net.slow_entries.lock().insert(late, by);
+    (cluster, late)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_on_a_follower_that_learns_of_entries_late_waits_for_them() {
+    let (cluster, late) = one_learns_late(Duration::from_millis(50)).await;
+    for i in 0..20 {
+        let value = format!("v{i}");
+        cluster.put("k", &value).await;
+        for level in [ReadLevel::Linearizable, ReadLevel::Lease] {
+            let seen = read(&cluster.nodes[&late], "k", level).await;
+            assert_eq!(seen, Ok(Some(value.clone().into())), "{level:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_never_takes_the_answer_of_a_round_that_began_before_it() {
+    let (cluster, late) = one_learns_late(Duration::from_millis(20)).await;
+    let follower = &cluster.nodes[&late];
     let ended = Arc::new(AtomicBool::new(false));
     // Others read all the time, so that a round is always under way.
     let others: Vec<_> = (0..4)

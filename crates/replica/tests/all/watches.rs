@@ -74,6 +74,8 @@ async fn a_slow_watcher_costs_bounded_memory_and_misses_nothing() {
     let mut watch = leader.replica.watch(everything()).unwrap();
     cluster.put("k0", "v").await;
     assert_eq!(next_revision(&mut watch).await.0, 2);
+    watch.request_progress();
+    assert!(matches!(next(&mut watch).await, WatchItem::Progress(_)), "it is live");
     let value = "x".repeat(1 << 10);
     for i in 1..100 {
         cluster.put(&format!("k{i}"), &value).await;

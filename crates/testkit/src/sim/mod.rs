@@ -26,6 +26,7 @@ mod process;
 mod run;
 #[cfg(test)]
 mod scenes;
+mod scheduled;
 mod trace;
 mod verdict;
 
@@ -37,4 +38,5 @@ pub use machine::Standing;
 pub use nemesis::Nemesis;
 pub use options::Options;
 pub use run::{Report, run, run_with};
+pub use scheduled::scheduled;
 pub use trace::Trace;

@@ -7,6 +7,7 @@ mod invariants;
 mod mutations;
 mod public_histories;
 mod reference;
+mod scheduled;
 mod searches;
 mod sim;
 mod watches;

@@ -23,6 +23,7 @@ const BANS_LIFTED: [&str; 4] = [
     "crates/wire/src/lib.rs",
     "crates/testkit/src/sim/process.rs",
     "crates/testkit/src/sim/run.rs",
+    "crates/testkit/src/sim/scheduled.rs",
 ];
 
 fn rust() -> impl Iterator<Item = SourceFile> {
