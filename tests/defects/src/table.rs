@@ -133,10 +133,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     (
         d::VOTER_FORGETS_LEASE,
         &[
-            replica(
-                "elections",
-                "no_lease_read_is_stale_while_both_other_voters_restart_on_fast_clocks",
-            ),
+            replica("elections", "no_read_is_stale_while_both_other_voters_restart_on_fast_clocks"),
             replica("elections", "a_restarted_voter_keeps_its_vote_until_old_leases_have_run_out"),
         ],
     ),
@@ -144,7 +141,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
         d::LEASE_WITHOUT_DRIFT_MARGIN,
         &[replica(
             "elections",
-            "no_lease_read_is_stale_while_the_leaders_clock_is_slow_and_the_others_fast",
+            "no_read_is_stale_while_the_leaders_clock_is_slow_and_the_others_fast",
         )],
     ),
     (
@@ -153,7 +150,10 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (
         d::READ_INDEX_WITHOUT_QUORUM,
-        &[replica("reads", "a_deposed_leader_never_serves_what_its_successor_has_replaced")],
+        &[replica(
+            "elections",
+            "no_read_is_stale_while_the_leaders_clock_is_slow_and_the_others_fast",
+        )],
     ),
     (
         d::READ_JOINS_ROUND_UNDER_WAY,
