@@ -29,7 +29,8 @@ fn a_node_that_restarts_alone_keeps_every_replica_until_the_others_are_back() {
             cluster.kill(machine);
         }
         cluster.start(2);
-        cluster.run_until("it runs", HEALING_MAX, |cluster| hosted(cluster, 2) > 0)?;
+        let is_whole = move |cluster: &Cluster| hosted(cluster, 2) == before;
+        cluster.run_until("it runs with all it had", HEALING_MAX, is_whole)?;
         // Nobody tells it what range 0 holds: what it knows of it is nothing.
         for _ in 0..30 {
             cluster.run_for(Duration::from_secs(1))?;
