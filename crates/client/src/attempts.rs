@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use holdfast_env::defect;
 use holdfast_model::NodeId;
 use holdfast_wire::v1::{ErrorCode, ErrorInfo};
 
@@ -169,13 +170,14 @@ impl<'a> Attempts<'a> {
                 self.is_unknown = true;
                 self.retry(error, Duration::ZERO)
             }
+            Kind::Once if defect!(UNKNOWN_OUTCOME_REPEATED) => self.retry(error, Duration::ZERO),
             Kind::Once => Next::End(as_unknown(&error).into()),
         }
     }
 
     /// This attempt was refused for good; `by_outcome`: the range says so about the operation.
     fn refused(&mut self, error: Error, by_outcome: bool) -> Next {
-        let is_undone = by_outcome || !self.is_unknown;
+        let is_undone = by_outcome || !self.is_unknown || defect!(REFUSAL_DECIDES_UNKNOWN);
         Next::End(if is_undone { error } else { as_unknown(&error) }.into())
     }
 

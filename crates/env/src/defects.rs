@@ -40,8 +40,10 @@ pub enum Part {
     Range,
     /// A replica: consensus, reads, watches.
     Replica,
-    /// A node: founding, what it hosts.
+    /// A node: founding, what it hosts, whom it speaks to.
     Node,
+    /// The client library.
+    Client,
 }
 
 /// A name that no defect has, or defects asked of a program built without them.
@@ -98,6 +100,8 @@ table! {
             "The filter denies one key in sixty-four that was added to it.";
         TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early":
             "A compaction drops a tombstone although an older version lies beneath it.";
+        FAILED_FSYNC_RETRIED = "failed-fsync-retried":
+            "A sync of the journal that failed is tried again, and the second one is believed.";
     }
     Range {
         RETRY_APPLIED_AGAIN = "retry-applied-again":
@@ -108,6 +112,8 @@ table! {
             "The id of a session that has ended can be opened again.";
         SESSION_ANSWERS_NOT_STORED = "session-answers-not-stored":
             "Answers of sessions are kept in memory alone and are gone after a restart.";
+        SESSIONS_KEPT_OVER_SNAPSHOT = "sessions-kept-over-snapshot":
+            "A replica that has installed a snapshot goes on with the sessions it had before.";
         LOCK_GRANTED_AFTER_EXPIRY = "lock-granted-after-expiry":
             "A lock is handed on to a waiter whose own time has run out.";
         LOCK_GRANTED_TO_TWO = "lock-granted-to-two":
@@ -158,6 +164,14 @@ table! {
             "An empty node founds a cluster although its seeds belong to one.";
         REPLICA_DELETED_ON_NEGATIVE_EVIDENCE = "replica-deleted-on-negative-evidence":
             "A node destroys replicas that its copy of range 0 does not name.";
+        NODE_ID_REUSED = "node-id-reused":
+            "A node with another data directory is taken for the one whose id it has.";
+    }
+    Client {
+        UNKNOWN_OUTCOME_REPEATED = "unknown-outcome-repeated":
+            "A call whose outcome is unknown is made again though no range would recognise it.";
+        REFUSAL_DECIDES_UNKNOWN = "refusal-decides-unknown":
+            "A refusal of a later attempt is told as the outcome of an earlier unknown one.";
     }
 }
 

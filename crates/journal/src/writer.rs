@@ -244,7 +244,11 @@ impl Writer {
     /// Makes everything written durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
         let began = self.clock.monotonic();
-        self.current.file.sync_data().at("sync", &self.current.path)?;
+        let mut synced = self.current.file.sync_data();
+        if synced.is_err() && holdfast_env::defect!(FAILED_FSYNC_RETRIED) {
+            synced = self.current.file.sync_data();
+        }
+        synced.at("sync", &self.current.path)?;
         self.claim = self.number;
         self.last_sync = self.clock.monotonic();
         self.journal.lock().counters.note_sync(self.last_sync.saturating_sub(began));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use holdfast_env::defect;
 use holdfast_lsm::{Engine, Family};
 use holdfast_model::{LogIndex, RangeEpoch, Revision, Span};
 
@@ -96,7 +97,11 @@ impl StateMachine {
     pub fn replaced(&mut self) -> Result<()> {
         self.poisoned = true;
         self.progress = Progress::load(&self.engine)?;
+        let before = std::mem::take(&mut self.sessions);
         self.load()?;
+        if defect!(SESSIONS_KEPT_OVER_SNAPSHOT) {
+            self.sessions = before;
+        }
         self.poisoned = false;
         Ok(())
     }

@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_env::{Disk, Entropy};
+use holdfast_env::{Disk, Entropy, defect};
 use holdfast_model::{ClusterId, NodeId, StoreId};
 use holdfast_wire::system::v1::{Identity as Record, KnownNode};
 use parking_lot::Mutex;
@@ -242,7 +242,7 @@ impl Identity {
 /// Checks the start `now` of a node against what is known of it.
 fn check(known: &KnownNode, now: &KnownNode) -> Result<(), IdentityError> {
     let node = NodeId(now.node_id);
-    if known.store_id != now.store_id {
+    if known.store_id != now.store_id && !defect!(NODE_ID_REUSED) {
         return Err(IdentityError::Wiped(node));
     }
     // Two starts with one counter: the disk was rolled back by one.

@@ -26,6 +26,9 @@ use holdfast_storm_storage::campaign;
 use process::{Ended, Programs};
 use table::{CAUGHT_BY, Scenario};
 
+const USAGE: &str = "defects PROGRAMS [NAME...] | defects storage CAMPAIGN SEED";
+/// What a process ends with that has shown nothing.
+const NOTHING: u8 = 2;
 /// Scenarios run at once, at most; the machine's cores otherwise.
 const WORKERS_MAX: usize = 8;
 /// Characters of a message that are shown.
@@ -41,8 +44,8 @@ fn main() -> ExitCode {
             all(&programs, names)
         }
         [] => {
-            eprintln!("defects PROGRAMS [NAME...] | defects storage CAMPAIGN SEED");
-            ExitCode::from(2)
+            eprintln!("{USAGE}");
+            ExitCode::from(NOTHING)
         }
     }
 }
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
 fn storage(name: &str, seed: &str) -> ExitCode {
     let (Some(campaign), Ok(seed)) = (campaign::named(name), seed.parse()) else {
         eprintln!("there is no {name} {seed}");
-        return ExitCode::from(2);
+        return ExitCode::from(NOTHING);
     };
     match campaign::run_seed(campaign, seed) {
         Ok(_) => ExitCode::SUCCESS,

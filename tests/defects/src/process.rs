@@ -42,9 +42,6 @@ impl Programs {
             Scenario::Test { suite, .. } => {
                 (suite, vec!["--exact".to_owned(), scenario.to_string()])
             }
-            Scenario::Simulation { first, .. } => {
-                ("simulate", vec!["run".to_owned(), first.to_string()])
-            }
             Scenario::Storage { campaign, first, .. } => {
                 ("defects", vec!["storage".to_owned(), campaign.to_owned(), first.to_string()])
             }

@@ -20,13 +20,6 @@ pub enum Scenario {
         /// Its name there.
         name: &'static str,
     },
-    /// Whole clusters on simulated network, time and disks.
-    Simulation {
-        /// The first seed.
-        first: u64,
-        /// The last one.
-        last: u64,
-    },
     /// Crash images and faults of engine and journal.
     Storage {
         /// The campaign.
@@ -43,7 +36,6 @@ impl Scenario {
     pub fn layer(self) -> &'static str {
         match self {
             Self::Test { suite, .. } => suite,
-            Self::Simulation { .. } => "simulation",
             Self::Storage { .. } => "storage",
         }
     }
@@ -52,9 +44,6 @@ impl Scenario {
     pub fn seeds(self) -> Vec<Self> {
         match self {
             Self::Test { .. } => vec![self],
-            Self::Simulation { first, last } => {
-                (first..=last).map(|seed| Self::Simulation { first: seed, last: seed }).collect()
-            }
             Self::Storage { campaign, first, last } => (first..=last)
                 .map(|seed| Self::Storage { campaign, first: seed, last: seed })
                 .collect(),
@@ -66,7 +55,6 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Test { module, name, .. } => write!(f, "{module}::{name}"),
-            Self::Simulation { first, .. } => write!(f, "seed {first}"),
             Self::Storage { campaign, first, .. } => write!(f, "{campaign} {first}"),
         }
     }
@@ -82,6 +70,14 @@ const fn replica(module: &'static str, name: &'static str) -> Scenario {
 
 const fn node(module: &'static str, name: &'static str) -> Scenario {
     Scenario::Test { suite: "node", module, name }
+}
+
+const fn client(module: &'static str, name: &'static str) -> Scenario {
+    Scenario::Test { suite: "client", module, name }
+}
+
+const fn journal(module: &'static str, name: &'static str) -> Scenario {
+    Scenario::Test { suite: "journal", module, name }
 }
 
 const fn testkit(module: &'static str, name: &'static str) -> Scenario {
@@ -112,10 +108,21 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     (d::RENAME_BEFORE_SYNC, &[storage("engine", 3)]),
     (d::BLOOM_FALSE_NEGATIVE, &[storage("engine", 3)]),
     (d::TOMBSTONE_DROPPED_EARLY, &[storage("node", 3)]),
+    (
+        d::FAILED_FSYNC_RETRIED,
+        &[storage("flight", 30), journal("commit", "a_failed_sync_poisons_the_journal")],
+    ),
     (d::RETRY_APPLIED_AGAIN, &[ONCE, SCRIPTS]),
     (d::SESSION_OPENED_ANEW, &[SCRIPTS]),
     (d::CLOSED_SESSION_REOPENED, &[SCRIPTS]),
     (d::SESSION_ANSWERS_NOT_STORED, &[ONCE, SCRIPTS]),
+    (
+        d::SESSIONS_KEPT_OVER_SNAPSHOT,
+        &[kv(
+            "recovery",
+            "a_replica_that_takes_a_snapshot_answers_the_retries_of_what_its_sender_did",
+        )],
+    ),
     (d::LOCK_GRANTED_AFTER_EXPIRY, &[SCRIPTS]),
     (d::LOCK_GRANTED_TO_TWO, &[SCRIPTS]),
     (d::LEASE_ENDS_AT_FIRST_EXPIRY, &[SCRIPTS]),
@@ -133,7 +140,10 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     (
         d::VOTER_FORGETS_LEASE,
         &[
-            replica("elections", "no_read_is_stale_while_both_other_voters_restart_on_fast_clocks"),
+            replica(
+                "elections",
+                "no_read_is_stale_while_the_voter_that_alone_heard_the_leader_restarts",
+            ),
             replica("elections", "a_restarted_voter_keeps_its_vote_until_old_leases_have_run_out"),
         ],
     ),
@@ -150,10 +160,7 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (
         d::READ_INDEX_WITHOUT_QUORUM,
-        &[replica(
-            "elections",
-            "no_read_is_stale_while_the_leaders_clock_is_slow_and_the_others_fast",
-        )],
+        &[replica("elections", "no_linearizable_read_is_stale_where_a_leaders_clock_stands_still")],
     ),
     (
         d::READ_JOINS_ROUND_UNDER_WAY,
@@ -212,9 +219,21 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (
         d::REPLICA_DELETED_ON_NEGATIVE_EVIDENCE,
-        &[testkit(
-            "scheduled",
-            "a_node_that_restarts_alone_keeps_every_replica_until_the_others_are_back",
+        &[testkit("scheduled", "a_node_cut_off_while_the_cluster_is_founded_keeps_its_replicas")],
+    ),
+    (
+        d::NODE_ID_REUSED,
+        &[node(
+            "transport",
+            "a_node_with_another_directory_under_an_old_id_is_told_so_whoever_calls_first",
         )],
+    ),
+    (
+        d::UNKNOWN_OUTCOME_REPEATED,
+        &[client("retries", "a_put_without_session_is_never_sent_again_after_an_unknown_outcome")],
+    ),
+    (
+        d::REFUSAL_DECIDES_UNKNOWN,
+        &[client("retries", "a_refusal_after_an_unknown_attempt_leaves_the_outcome_unknown")],
     ),
 ];

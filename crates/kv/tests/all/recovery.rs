@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_kv::command::{Envelope, Put};
-use holdfast_kv::{Applied, Error, Kind, LogEntry, LogPosition};
+use holdfast_kv::command::{Command, Envelope, Increment, Put, SessionOpen};
+use holdfast_kv::{Applied, At, Error, Kind, LogEntry, LogPosition};
 use holdfast_lsm::Staging;
-use holdfast_model::{LogIndex, ReplicaId, Term};
+use holdfast_model::{ClientId, LogIndex, ReplicaId, Term};
 use prost::Message;
 
 use crate::world::{World, open, position};
@@ -113,14 +113,9 @@ fn an_entry_this_build_does_not_know_stops_the_call_before_anything_is_applied()
     }
 }
 
-#[test]
-fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
-    let (mut sender, mut receiver) = (World::new(), World::new());
-    for key in ["a", "b", "c"] {
-        put(&mut sender, key);
-    }
-    put(&mut receiver, "stale");
-    let reader = receiver.reader();
+/// Has `receiver` install what `sender` holds.
+#[allow(clippy::unwrap_used)] // Clippy does not see that this is test code.
+fn take_over(receiver: &mut World, sender: &mut World) {
     sender.flush();
     let snapshot = sender.machine.engine().pin();
     let disk = Arc::new(receiver.disk.clone());
@@ -131,13 +126,39 @@ fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
     }
     let staged = staging.finish().unwrap();
     receiver.machine.install(&staged, 0).unwrap();
+    receiver.log = sender.log.clone();
+}
+
+#[test]
+fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
+    let (mut sender, mut receiver) = (World::new(), World::new());
+    for key in ["a", "b", "c"] {
+        put(&mut sender, key);
+    }
+    put(&mut receiver, "stale");
+    let reader = receiver.reader();
+    take_over(&mut receiver, &mut sender);
     assert_eq!(receiver.machine.applied(), sender.machine.applied());
     assert_eq!(receiver.machine.durable_applied(), sender.machine.applied());
     assert_eq!(reader.state_hash().unwrap(), sender.reader().state_hash().unwrap());
-    receiver.log = sender.log.clone();
     put(&mut sender, "d");
     put(&mut receiver, "d");
     assert_eq!(reader.state_hash().unwrap(), sender.reader().state_hash().unwrap());
+}
+
+#[test]
+fn a_replica_that_takes_a_snapshot_answers_the_retries_of_what_its_sender_did() {
+    let (mut sender, mut receiver) = (World::new(), World::new());
+    let increment = || {
+        let once = Command::single(Increment { key: "n".into(), delta: 1, ..Increment::default() });
+        once.in_session(ClientId(1), 1, 1)
+    };
+    sender.one(SessionOpen { client: Bytes::copy_from_slice(&ClientId(1).to_bytes()) });
+    let first = sender.command(increment());
+    take_over(&mut receiver, &mut sender);
+    assert_eq!(receiver.command(increment()), first);
+    let entry = receiver.reader().get(&"n".into(), At::Current).unwrap().unwrap();
+    assert_eq!(entry.value, "1");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +40,8 @@ pub struct VirtualClock {
     percent: u32,
     /// How far its wall clock was set ahead, milliseconds.
     ahead_ms: AtomicU64,
+    /// When it stopped, if it did.
+    frozen: OnceLock<Duration>,
 }
 
 impl VirtualClock {
@@ -48,7 +50,12 @@ impl VirtualClock {
     }
 
     pub fn running_at(percent: u32) -> Self {
-        Self { start: tokio::time::Instant::now(), percent, ahead_ms: AtomicU64::new(0) }
+        Self {
+            start: tokio::time::Instant::now(),
+            percent,
+            ahead_ms: AtomicU64::new(0),
+            frozen: OnceLock::new(),
+        }
     }
 
     /// Sets the wall clock, and nothing else, ahead.
@@ -57,8 +64,14 @@ impl VirtualClock {
         self.ahead_ms.store(by_ms, Ordering::Release);
     }
 
+    /// Lets it stand still from now on.
+    pub fn freeze(&self) {
+        self.frozen.get_or_init(|| self.elapsed());
+    }
+
     fn elapsed(&self) -> Duration {
-        self.start.elapsed() * self.percent / 100
+        let running = || self.start.elapsed() * self.percent / 100;
+        self.frozen.get().copied().unwrap_or_else(running)
     }
 }
 

@@ -76,7 +76,7 @@ fn seeded_defects_are_switched_on_by_no_default_and_no_dependency() {
         let package = members.iter().find(|p| p.own_name() == Some(name));
         package.is_some_and(|p| p.features.contains_key("defects"))
     };
-    let parts = ["env", "lsm", "journal", "kv", "replica", "node"];
+    let parts = ["env", "lsm", "journal", "kv", "replica", "node", "client"];
     assert!(parts.into_iter().all(has_them), "there is something to switch on");
 }
 
