@@ -4,20 +4,14 @@ use super::cluster::{Cluster, Violation};
 use super::options::Options;
 use super::panics::Panics;
 use super::process::Seeded;
+use super::run::on_thread;
 use super::trace::Trace;
-
-/// The stack of a run's thread, bytes: polls nest deeply in the dev profile.
-const STACK_BYTES: usize = 64 << 20;
 
 /// Hands machines as `options` say, on which nothing was founded yet, to `schedule`, on a thread of
 /// its own: it says what happens to them and what must hold. The trace tells what happened.
 ///
 /// # Errors
 /// [`Violation`]: what `schedule` found, a node that ended by itself, or a panic.
-///
-/// # Panics
-/// If the system gives no thread.
-#[allow(clippy::disallowed_methods)] // The runtime's threads have no stack of this size.
 pub fn scheduled(
     seed: u64,
     options: Options,
@@ -25,7 +19,7 @@ pub fn scheduled(
 ) -> (Result<(), Violation>, Trace) {
     let trace = Trace::default();
     let told = trace.clone();
-    let body = move || {
+    let outcome = on_thread(move || {
         let (process, panics) = (Seeded::new(seed), Panics::on_this_thread());
         let outcome = trace.listen(options.is_deep, || {
             let mut cluster = Cluster::new(seed, &options, trace.clone(), process);
@@ -33,8 +27,6 @@ pub fn scheduled(
         });
         let panic = panics.first().map(|panic| Violation(format!("panic: {panic}")));
         panic.map_or(outcome, Err)
-    };
-    let thread = std::thread::Builder::new().name("schedule".into()).stack_size(STACK_BYTES);
-    let thread = thread.spawn(body).expect("the system gives a thread");
-    (thread.join().expect("a schedule reports its panics"), told)
+    });
+    (outcome, told)
 }
