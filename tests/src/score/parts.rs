@@ -218,8 +218,11 @@ fn fuzz(outcome: &Outcome) -> Vec<Row> {
 
 fn abuse(outcome: &Outcome) -> Vec<Row> {
     let line = outcome.line("abuse: ").unwrap_or_default();
-    let limit = after(line, "% =").unwrap_or(0.0);
-    vec![most("RSS under abuse: budget + 20 %", after(line, "RSS"), limit, "MiB")]
+    let (rss, limit) = (after(line, "RSS"), after(line, "% ="));
+    let words = rss.zip(limit).map(|(rss, limit)| format!("{rss} of {limit} MiB"));
+    let is_met = rss.zip(limit).is_some_and(|(rss, limit)| rss <= limit);
+    let figure = words.unwrap_or_else(|| "no figure".to_owned());
+    vec![Row::new("RSS under abuse", "≤ budget + 20 %", figure, is_met)]
 }
 
 #[cfg(test)]
