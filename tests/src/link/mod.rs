@@ -60,6 +60,8 @@ pub struct Count {
     pub resent: u64,
     /// Connections that were reset.
     pub resets: u64,
+    /// Connections of which only one end was told, and the other stood for a while.
+    pub left_open: u64,
     /// Bytes that went to a peer that had gone without a word.
     pub swallowed: u64,
 }

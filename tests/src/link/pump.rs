@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Break, Links, Rule};
 
@@ -19,6 +19,9 @@ const PIECE_BYTES: usize = 16 << 10;
 const PIECES_MAX: usize = 256;
 /// What TCP waits before it sends a packet again, at least.
 const RESEND_AFTER: Duration = Duration::from_millis(200);
+
+/// An end that is still open after so long was not told that the other has gone.
+const STANDS: Duration = Duration::from_millis(200);
 
 /// Bytes that arrive at their time.
 struct Piece {
@@ -90,8 +93,14 @@ async fn swallow(links: &Links, (from, to): (usize, usize), end: OwnedFd) {
             links.count(from, to, |count| count.swallowed += length as u64);
         }
     };
+    let standing = async {
+        sleep(STANDS).await;
+        links.count(from, to, |count| count.left_open += 1);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = taking => {}
+        () = standing => {}
         _ = broken(links, (from, to), before, links.version.subscribe()) => {}
     }
 }

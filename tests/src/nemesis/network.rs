@@ -204,15 +204,19 @@ impl Nemesis for Broken {
     async fn heal(&mut self, field: &mut Field<'_>) -> Result<Proof> {
         let all: Vec<(usize, usize)> = pairs(field.cluster.size()).collect();
         let is_reset = self.how == Break::Reset;
-        let what = |count: &Count| if is_reset { count.resets } else { count.swallowed };
+        let what = |count: &Count| if is_reset { count.resets } else { count.left_open };
         shows(field, &all, &self.before, what).await;
         let after = counts(field, all.iter().copied());
         let resets = grown(&self.before, &after, |count| count.resets);
+        let left_open = grown(&self.before, &after, |count| count.left_open);
         let swallowed = grown(&self.before, &after, |count| count.swallowed);
         // Those that are still half open are closed: nobody may wait for them.
         all.into_iter().for_each(|(a, b)| field.cluster.links().sever(a, b, Break::Reset));
-        let is_there = resets > 0 && (is_reset || swallowed > 0);
-        Ok(Proof::of(is_there, format!("{resets} connections broken, {swallowed} bytes swallowed")))
+        let words = format!(
+            "{resets} connections broken, {left_open} of them at one end only, {swallowed} bytes \
+             swallowed"
+        );
+        Ok(Proof::of(resets > 0 && (is_reset || left_open > 0), words))
     }
 }
 

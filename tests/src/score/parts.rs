@@ -52,7 +52,7 @@ pub fn parts(programs: &Path, seed: u64) -> Vec<Part> {
         Part::new("defects", "make --no-print-directory defects", defects),
         Part::new("availability", format!("{torture} availability --events 30"), availability),
         Part::new("simulation", format!("{simulate} campaign 1500 {seed}"), simulation),
-        Part::new("torture", format!("{torture} run --minutes 9 --seed {seed}"), run),
+        Part::new("torture", format!("{torture} run --seconds 460 --seed {seed}"), run),
     ]
 }
 
