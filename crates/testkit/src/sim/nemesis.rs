@@ -50,6 +50,8 @@ enum Deed {
     EndDisk(usize, Planted, FaultKind),
     /// The power goes after syncs have lied.
     CutAfterLies(usize),
+    /// The power goes in the middle of a piece of work on the disk, at the latest at this moment.
+    CutMidway(usize, Duration),
     /// Nothing; the fault is over.
     Over,
 }
@@ -63,6 +65,7 @@ impl Deed {
             | Self::Stopped { machine, .. }
             | Self::EndDisk(machine, ..)
             | Self::CutAfterLies(machine)
+            | Self::CutMidway(machine, _)
             | Self::EndBrakes(machine, _, FaultKind::Pause | FaultKind::PauseLeader) => {
                 Some(*machine)
             }

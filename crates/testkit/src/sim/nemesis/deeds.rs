@@ -66,6 +66,7 @@ impl Nemesis {
                 let later = self.below_ms(super::FAULT_MAX_MS);
                 self.plan(cluster, fault, later, Deed::Start(machine));
             }
+            Deed::CutMidway(machine, until) => self.cut_midway(cluster, fault, (machine, until)),
             Deed::Start(_) | Deed::CutAfterLies(_) | Deed::Over => {}
         }
         Ok(())
@@ -115,6 +116,27 @@ impl Nemesis {
         }
         self.plan(cluster, fault, LOOK, Deed::Stopped { machine, boots, until });
         Ok(())
+    }
+
+    /// Takes the power from a machine whose disk has lost it in the middle of some work.
+    fn cut_midway(
+        &mut self,
+        cluster: &mut Cluster,
+        fault: u64,
+        (machine, until): (usize, Duration),
+    ) {
+        if cluster.standing(machine) == Standing::Down {
+            return;
+        }
+        let is_up = cluster.standing(machine) == Standing::Up;
+        if is_up && !cluster.disk(machine).is_cut() && cluster.elapsed() < until {
+            let again = Duration::from_millis(1);
+            self.plan(cluster, fault, again, Deed::CutMidway(machine, until));
+            return;
+        }
+        self.fell(cluster, machine, FaultKind::PowerCut);
+        let later = self.below_ms(super::FAULT_MAX_MS);
+        self.plan(cluster, fault, later, Deed::Start(machine));
     }
 
     /// Ends a process, or cuts the power of its machine.

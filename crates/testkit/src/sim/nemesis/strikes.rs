@@ -19,6 +19,10 @@ const PAUSE_MAX_MS: u64 = 6_000;
 const FLAP_MAX_MS: u64 = 60;
 /// So often it flaps at most.
 const FLAPS_MAX: u64 = 12;
+/// Power that goes in the middle of some work goes within so many calls that change the disk …
+const CUT_CALLS_MAX: u64 = 40;
+/// … and within this time.
+const CUT_WITHIN: Duration = Duration::from_millis(500);
 /// Hand-overs of a storm.
 const HAND_OVERS_MAX: u64 = 12;
 /// A disk is slower by this factor at most.
@@ -166,12 +170,18 @@ impl Nemesis {
     ) -> bool {
         let minority = (cluster.nodes() - 1) / 2;
         victims.truncate(1 + self.random.below(minority as u64) as usize);
-        for machine in &victims {
-            self.fell(cluster, *machine, kind);
-        }
         let later = self.below_ms(FAULT_MAX_MS);
         for machine in victims {
-            self.plan(cluster, fault, later, Deed::Start(machine));
+            if kind == FaultKind::PowerCut && self.random.chance(50) {
+                let disk = cluster.disk(machine);
+                let calls = 1 + self.random.below(CUT_CALLS_MAX);
+                disk.cut_power_at(Some(disk.counters().mutations + calls));
+                let until = cluster.elapsed() + CUT_WITHIN;
+                self.plan(cluster, fault, Duration::ZERO, Deed::CutMidway(machine, until));
+            } else {
+                self.fell(cluster, machine, kind);
+                self.plan(cluster, fault, later, Deed::Start(machine));
+            }
         }
         true
     }
