@@ -96,7 +96,7 @@ pub trait Peers: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<peer::SnapshotResult, PeerError>>;
 
     /// How far the wall clock of `node` is ahead of this node's, milliseconds, as measured on its
-    /// connection; `None` if it is not connected.
+    /// connection; `None` if it is not connected, or that could not be measured well enough.
     fn wall_offset_ms(&self, node: NodeId) -> Option<i64>;
 }
 

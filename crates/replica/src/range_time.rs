@@ -55,7 +55,7 @@ fn nanos(duration: Duration) -> i128 {
 }
 
 /// Whether most of `nodes` (this one among them, as offset 0) have a wall clock within
-/// `offset_max` of this node's. `None` stands for a node that is not connected.
+/// `offset_max` of this node's. `None` stands for a node whose clock is not known.
 pub(crate) fn most_agree(offsets_ms: &[Option<i64>], offset_max: Duration) -> bool {
     let limit = u64::try_from(offset_max.as_millis()).unwrap_or(u64::MAX);
     let agreeing = offsets_ms.iter().flatten().filter(|o| o.unsigned_abs() <= limit).count();

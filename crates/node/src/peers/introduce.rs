@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::transport::{Inner, Transport};
+use super::walls::Reading;
 use crate::identity::{IdentityError, Introduction};
 
 /// Version of everything in `holdfast.peer.v1`; nodes of different versions do not talk.
@@ -127,13 +128,13 @@ impl Inner {
 
 /// Introduces this node to `to` (0: whoever it is) and checks what it says of itself.
 ///
-/// Answers with how far its wall clock is ahead of this node's monotonic one, milliseconds.
+/// Answers with how far its wall clock is ahead of this node's monotonic one.
 pub(super) async fn shake(
     inner: &Inner,
     client: &mut PeerClient<Channel>,
     cluster: ClusterId,
     to: NodeId,
-) -> Result<(HandshakeResponse, i64), String> {
+) -> Result<(HandshakeResponse, Reading), String> {
     let before = inner.clock.monotonic();
     let response = client
         .handshake(introduction(inner, to))
@@ -158,10 +159,8 @@ pub(super) async fn shake(
         peer_address: response.node.as_ref().map(|n| n.peer_address.clone()).unwrap_or_default(),
     };
     inner.meet(peer, response.known.clone()).await.map_err(|error| error.to_string())?;
-    let middle = (before + after) / 2;
-    let ours = i64::try_from(middle.as_millis()).unwrap_or(i64::MAX);
-    let theirs = i64::try_from(response.wall_ms).unwrap_or(i64::MAX);
-    Ok((response, theirs.saturating_sub(ours)))
+    let reading = Reading::new(before, after, response.wall_ms);
+    Ok((response, reading))
 }
 
 fn mismatch(response: &HandshakeResponse, cluster: ClusterId, to: NodeId) -> Option<String> {

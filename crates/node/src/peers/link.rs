@@ -1,7 +1,7 @@
 //! One outgoing stream to one node: connect, introduce, exchange, and again after every break.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -19,6 +19,7 @@ use tonic::{Request, Streaming};
 use super::conn::Conn;
 use super::introduce::shake;
 use super::transport::Inner;
+use super::walls::{PeerWall, Reading};
 
 /// Wait before the second attempt to connect.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
@@ -26,6 +27,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const ATTEMPTS_BEFORE_WARNING: u32 = 4;
 /// How often wall clocks are compared on a connection that lasts.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+/// How soon they are compared again while the other one is not known.
+const MEASURE_AGAIN: Duration = Duration::from_secs(1);
 /// Silences of [`super::TransportOptions::silent_after`] after which a stream is given up.
 const SILENCES_MAX: u32 = 4;
 
@@ -39,9 +42,8 @@ pub(super) struct PeerNode {
     pub(super) links: Vec<[Link; 2]>,
     /// Whether it answers.
     pub(super) is_present: AtomicBool,
-    /// How far its wall clock is ahead of our monotonic one, milliseconds: that a step of our
-    /// wall clock parts us is seen at once, not when clocks are compared next.
-    pub(super) wall_ahead_ms: AtomicI64,
+    /// What is known of its wall clock.
+    pub(super) wall: PeerWall,
     /// Told when the node introduces itself here: it listens, so nobody need wait to call it.
     pub(super) introduced: Notify,
     pub(super) tasks: holdfast_runtime::Tasks,
@@ -153,8 +155,8 @@ async fn connect(
     let mut client = inner.dial(&address)?;
     let (cluster, _) = inner.identity.membership().ok_or("this node belongs to no cluster")?;
     let shaken = holdfast_runtime::timeout(limit, shake(inner, &mut client, cluster, node.id));
-    let (_, ahead) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
-    note_clock(inner, node, ahead);
+    let (_, reading) = shaken.await.map_err(|_| format!("{address} does not answer"))??;
+    note_clock(inner, node, reading);
     let (conn, outbox) = Conn::new(hello(inner, node.id, reactor, class), inner.outbox_options());
     let call = client.exchange(Request::new(outbox));
     let response = holdfast_runtime::timeout(limit, call)
@@ -167,13 +169,14 @@ async fn connect(
 /// Compares wall clocks now and then; says why that failed, which ends the connection.
 async fn measure(inner: &Inner, node: &PeerNode, mut client: PeerClient<Channel>) -> String {
     loop {
-        holdfast_runtime::sleep(MEASURE_INTERVAL).await;
+        let is_known = node.wall.ahead_ms().is_some();
+        holdfast_runtime::sleep(if is_known { MEASURE_INTERVAL } else { MEASURE_AGAIN }).await;
         let Some((cluster, _)) = inner.identity.membership() else {
             return "this node belongs to no cluster".into();
         };
         let shaken = shake(inner, &mut client, cluster, node.id);
         match holdfast_runtime::timeout(MEASURE_INTERVAL, shaken).await {
-            Ok(Ok((_, ahead))) => note_clock(inner, node, ahead),
+            Ok(Ok((_, reading))) => note_clock(inner, node, reading),
             Ok(Err(problem)) => return problem,
             // Silence is noticed by the streams.
             Err(_) => {}
@@ -181,13 +184,9 @@ async fn measure(inner: &Inner, node: &PeerNode, mut client: PeerClient<Channel>
     }
 }
 
-fn note_clock(inner: &Inner, node: &PeerNode, ahead_ms: i64) {
-    let known = node.wall_ahead_ms.swap(ahead_ms, Ordering::Relaxed);
+fn note_clock(inner: &Inner, node: &PeerNode, reading: Reading) {
     let most = u64::try_from(inner.options.clock_offset_max.as_millis()).unwrap_or(u64::MAX);
-    let offset_ms = wall_offset_ms(&*inner.clock, ahead_ms);
-    // Of a node that is met for the first time nothing is known.
-    let before = if known == 0 { 0 } else { wall_offset_ms(&*inner.clock, known) };
-    if offset_ms.unsigned_abs() > most && before.unsigned_abs() <= most {
+    if let Some(offset_ms) = node.wall.note(reading, own_ahead_ms(&*inner.clock), most) {
         tracing::error!(
             node = %node.id,
             offset_ms,
@@ -196,11 +195,10 @@ fn note_clock(inner: &Inner, node: &PeerNode, ahead_ms: i64) {
     }
 }
 
-/// How far a wall clock is ahead of this node's that is `ahead_ms` ahead of its monotonic one.
-pub(super) fn wall_offset_ms(clock: &dyn Clock, ahead_ms: i64) -> i64 {
+/// How far this node's wall clock is ahead of its monotonic one, milliseconds.
+pub(super) fn own_ahead_ms(clock: &dyn Clock) -> i64 {
     let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    let ours = millis(clock.wall()).saturating_sub(millis(clock.monotonic()));
-    ahead_ms.saturating_sub(ours)
+    millis(clock.wall()).saturating_sub(millis(clock.monotonic()))
 }
 
 pub(super) fn hello(inner: &Inner, to: NodeId, reactor: usize, class: Class) -> Hello {

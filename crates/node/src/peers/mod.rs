@@ -25,6 +25,7 @@ mod serve;
 mod service;
 mod snapshot;
 mod transport;
+mod walls;
 
 pub use forward::{ForwardError, ForwardHandler, ForwardSender};
 pub use host::{Host, HostSession, Route, SnapshotSink, busy, unknown_replica};

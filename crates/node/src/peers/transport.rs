@@ -1,7 +1,7 @@
 //! Everything this node says to others: streams by node, forwarding, snapshots.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use super::introduce::{self, Standing};
 use super::link::{self, Link, PeerNode};
 use super::outbox::OutboxOptions;
 use super::snapshot::{self, Sending};
+use super::walls::PeerWall;
 use crate::identity::Identity;
 
 /// HTTP/2 window of one stream, bytes: one large message and the frames behind it.
@@ -260,7 +261,7 @@ impl Transport {
             address: Mutex::new(address.to_owned()),
             links: (0..reactors.len()).map(|_| [Link::default(), Link::default()]).collect(),
             is_present: AtomicBool::new(false),
-            wall_ahead_ms: AtomicI64::new(0),
+            wall: PeerWall::default(),
             introduced: Notify::new(),
             tasks: self.inner.tasks.child(),
         });
@@ -497,7 +498,6 @@ impl Peers for Transport {
     fn wall_offset_ms(&self, node: NodeId) -> Option<i64> {
         let nodes = self.inner.nodes.load();
         let node = nodes.get(&node).filter(|n| n.is_present.load(Ordering::Acquire))?;
-        let ahead_ms = node.wall_ahead_ms.load(Ordering::Relaxed);
-        Some(link::wall_offset_ms(&*self.inner.clock, ahead_ms))
+        Some(node.wall.ahead_ms()?.saturating_sub(link::own_ahead_ms(&*self.inner.clock)))
     }
 }
