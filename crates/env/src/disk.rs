@@ -58,6 +58,10 @@ pub trait File: Send + Sync + Debug {
     /// the caller does something else. Only advice: there is nothing to fail.
     fn will_read(&self, _offset: u64, _length: u64) {}
 
+    /// Has the device begin with what was written there, so that a later sync finds little left to
+    /// do. Only advice: nothing is durable afterwards, and there is nothing to fail.
+    fn write_out(&self, _offset: u64, _length: u64) {}
+
     /// Writes all of `bytes` at `offset`, growing the file if needed.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 

@@ -16,6 +16,7 @@ pub mod marks;
 pub mod real;
 pub mod sim;
 pub mod sync;
+mod write_out;
 
 pub use clock::Clock;
 pub use disk::{Disk, DiskSpace, File, FileLock, OpenMode};

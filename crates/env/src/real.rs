@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::time::ClockId;
 
+use crate::write_out::write_out;
 use crate::{Clock, Disk, DiskSpace, Entropy, File, FileLock, OpenMode};
 
 /// CLOCK_BOOTTIME and CLOCK_REALTIME.
@@ -73,6 +75,10 @@ impl File for RealFile {
         if let Some(length) = std::num::NonZeroU64::new(length) {
             let _ = rustix::fs::fadvise(&self.0, offset, Some(length), Advice::WillNeed);
         }
+    }
+
+    fn write_out(&self, offset: u64, length: u64) {
+        write_out(self.0.as_fd(), offset, length);
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

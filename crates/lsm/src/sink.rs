@@ -11,8 +11,9 @@ use crate::options::Compression;
 use crate::shared::Shared;
 use crate::table::{FileDescriptor, Handle, store_block};
 
-/// Bytes collected before they are written.
-const WRITE_BYTES: usize = 1 << 20;
+/// Bytes collected before they are written, and the most that the device gets at a time: a sync of
+/// the journal waits for that.
+const WRITE_BYTES: usize = 256 << 10;
 /// Space is reserved in steps of this size, so that a full disk is met here and not at the sync.
 const RESERVE_BYTES: u64 = 8 << 20;
 
@@ -101,6 +102,7 @@ impl Sink {
         self.file
             .write_all_at(&self.pending, self.written)
             .map_err(|e| Error::unreferenced("write", &self.path, e))?;
+        self.file.write_out(self.written, self.pending.len() as u64);
         self.whole.update(&self.pending);
         self.written = end;
         self.pending.clear();
