@@ -13,11 +13,20 @@ use holdfast_runtime::{Deadline, sleep, timeout};
 
 use crate::replica::Inner;
 
-/// Keys removed by one `Expire`: a millisecond of apply, which clients' commands wait for.
-const EXPIRE_KEYS_MAX: u32 = 128;
+/// Keys removed by one `Expire`: a part of a millisecond of apply, which clients' commands wait
+/// for.
+const EXPIRE_KEYS_MAX: u32 = 64;
 /// Rest after an `Expire` that left some of a backlog, as a multiple of the time it took: many keys
-/// that expire at once get a third of the node, the less the busier it is.
-const EXPIRE_REST: u32 = 2;
+/// that expire at once get a seventh of the node, the less the busier it is. Nobody reads them any
+/// more, and clients do not wait for them.
+const EXPIRE_REST: u32 = 6;
+/// The same where keys keep coming faster than that removes them.
+const EXPIRE_REST_LATE: u32 = 1;
+/// How late the oldest of a backlog may be before rests become shorter.
+const EXPIRE_LATE: Duration = Duration::from_secs(60);
+/// How late it is when rests are as short as they become; between the two they shrink evenly, so
+/// that keys which expire all the time settle at the lateness where as many go as come.
+const EXPIRE_LATE_MAX: Duration = Duration::from_secs(120);
 /// Longest such rest, however slow the node is: the other ranges' backlogs wait for it.
 const EXPIRE_REST_MAX: Duration = Duration::from_secs(1);
 /// How often a range that waits or rests looks for leases, locks and sessions that are due. They
@@ -95,8 +104,9 @@ async fn expire_of_backlog(inner: &Inner) -> bool {
     let begin = inner.clock.monotonic();
     let is_more = expire_once(inner).await;
     if is_more {
+        let took = inner.clock.monotonic().saturating_sub(begin);
         tokio::select! {
-            () = sleep(rest_after(inner.clock.monotonic().saturating_sub(begin))) => {}
+            () = sleep(rest_after(took, lateness(inner))) => {}
             () = urgent_due(inner) => {}
         }
     }
@@ -104,9 +114,19 @@ async fn expire_of_backlog(inner: &Inner) -> bool {
     is_more
 }
 
-/// The rest after an `Expire` that took so long.
-fn rest_after(took: Duration) -> Duration {
-    (took * EXPIRE_REST).min(EXPIRE_REST_MAX)
+/// How long ago the oldest that is still there was due.
+fn lateness(inner: &Inner) -> Duration {
+    inner.progress.look_for_due(&inner.reader);
+    let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
+    Duration::from_millis(inner.leadership.stamp_ms().unwrap_or(0).saturating_sub(due_ms))
+}
+
+/// The rest after an `Expire` that took so long, of a backlog so late.
+fn rest_after(took: Duration, late: Duration) -> Duration {
+    let beyond = late.saturating_sub(EXPIRE_LATE).min(EXPIRE_LATE_MAX - EXPIRE_LATE);
+    let share = beyond.as_secs_f64() / (EXPIRE_LATE_MAX - EXPIRE_LATE).as_secs_f64();
+    let saved = f64::from(EXPIRE_REST - EXPIRE_REST_LATE) * share;
+    took.mul_f64(f64::from(EXPIRE_REST) - saved).min(EXPIRE_REST_MAX)
 }
 
 /// Ends when a lease, a lock or a session is due, and when this replica leads no longer.
@@ -222,11 +242,20 @@ pub(crate) async fn probe(inner: Arc<Inner>) {
 mod tests {
     use std::time::Duration;
 
-    use super::{EXPIRE_REST_MAX, rest_after};
+    use super::{EXPIRE_LATE, EXPIRE_LATE_MAX, EXPIRE_REST_MAX, rest_after};
+
+    const TOOK: Duration = Duration::from_millis(10);
 
     #[test]
     fn a_rest_grows_with_the_load_up_to_its_bound() {
-        assert_eq!(rest_after(Duration::from_millis(10)), Duration::from_millis(20));
-        assert_eq!(rest_after(Duration::from_secs(30)), EXPIRE_REST_MAX);
+        assert_eq!(rest_after(TOOK, Duration::ZERO), TOOK * 6);
+        assert_eq!(rest_after(Duration::from_secs(30), Duration::ZERO), EXPIRE_REST_MAX);
+    }
+
+    #[test]
+    fn a_rest_shrinks_with_the_lateness_of_the_backlog_down_to_its_bound() {
+        assert_eq!(rest_after(TOOK, EXPIRE_LATE), TOOK * 6);
+        assert_eq!(rest_after(TOOK, (EXPIRE_LATE + EXPIRE_LATE_MAX) / 2), TOOK.mul_f64(3.5));
+        assert_eq!(rest_after(TOOK, EXPIRE_LATE_MAX * 10), TOOK);
     }
 }

@@ -134,11 +134,11 @@ impl Leadership {
 
     /// Waits until the present term is settled, or is over.
     pub(crate) async fn settled(&self) {
-        let (mut settled, mut leaders) = (self.settled.subscribe(), self.watch());
         let term = self.info().term;
-        if *settled.borrow() >= term {
+        if *self.settled.borrow() >= term {
             return;
         }
+        let (mut settled, mut leaders) = (self.settled.subscribe(), self.watch());
         // Neither sender goes before this does.
         tokio::select! {
             _ = settled.wait_for(|settled| *settled >= term) => {}

@@ -13,6 +13,7 @@
 
 pub mod net;
 mod pool;
+mod rank;
 mod reactors;
 mod tasks;
 mod thread;
@@ -20,6 +21,7 @@ mod time;
 mod workers;
 
 pub use pool::{Pool, PoolError};
+pub use rank::Rank;
 pub use reactors::Reactors;
 pub use tasks::{StillRunning, Stop, Tasks, spawn, spawn_on, yield_now};
 pub use thread::{Thread, thread};

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::{Pool, Reactors, Thread, sleep, spawn, thread, timeout};
+use crate::{Pool, Rank, Reactors, Thread, sleep, spawn, thread, timeout};
 
 /// How long the next piece of simulated work takes.
 pub type Pace = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -121,12 +121,17 @@ impl Workers {
     pub fn start(
         &self,
         name: &str,
+        rank: Rank,
         mut work: impl Work,
         hook: impl FnOnce(Nudge),
     ) -> io::Result<Worker> {
         let pace = match self {
             Self::Threads => {
-                return Ok(Worker(Kind::Thread(thread(name, move || run(&mut work))?)));
+                let body = move || {
+                    rank.take();
+                    run(&mut work);
+                };
+                return Ok(Worker(Kind::Thread(thread(name, body)?)));
             }
             Self::Tasks(pace) => pace.clone(),
         };
@@ -217,7 +222,7 @@ mod tests {
     async fn task_works_at_its_pace_until_it_waits_and_again_when_nudged() {
         let (steps, mut nudge) = (Arc::new(Mutex::new(0)), None);
         let work = Counter { steps: steps.clone(), left: 2 };
-        let worker = tasks().start("count", work, |n| nudge = Some(n)).unwrap();
+        let worker = tasks().start("count", Rank::Usual, work, |n| nudge = Some(n)).unwrap();
         sleep(Duration::from_millis(15)).await;
         assert_eq!(*steps.lock(), 1);
         sleep(Duration::from_secs(1)).await;

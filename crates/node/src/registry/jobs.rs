@@ -13,7 +13,7 @@ use std::time::Duration;
 use holdfast_env::Clock;
 use holdfast_journal::{GroupId, Journal};
 use holdfast_lsm::{Engine, Job, JobKind, Shared};
-use holdfast_runtime::{Nudge, Turn, Work, Worker, Workers};
+use holdfast_runtime::{Nudge, Rank, Turn, Work, Worker, Workers};
 use parking_lot::{Condvar, Mutex};
 
 use super::Fatal;
@@ -82,7 +82,9 @@ impl Jobs {
         let (workers, count) = workers;
         for i in 0..count {
             let nudges = |nudge| shared.nudges.lock().push(nudge);
-            started.push(workers.start(&format!("jobs-{i}"), Looper(shared.clone()), nudges)?);
+            let looper = Looper(shared.clone());
+            // Whoever waits for an answer goes before who tidies up.
+            started.push(workers.start(&format!("jobs-{i}"), Rank::Behind, looper, nudges)?);
         }
         Ok(Self { shared, workers: Mutex::new(started) })
     }

@@ -9,7 +9,7 @@ use holdfast_env::{Clock, Disk, Entropy};
 use holdfast_journal::{GroupId, Journal, JournalOptions, Step, Writer};
 use holdfast_lsm::{CompactionStyle, Engine, EngineOptions, ExpiresAt, Shared, SharedOptions};
 use holdfast_model::Compaction;
-use holdfast_runtime::{Turn, Work, Worker, Workers};
+use holdfast_runtime::{Rank, Turn, Work, Worker, Workers};
 use holdfast_wire::system::v1::ReplicaDescriptor;
 use parking_lot::Mutex;
 use prost::Message;
@@ -100,7 +100,7 @@ impl Store {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let work = JournalWork { writer, is_stopping: is_stopping.clone(), fatal };
         let hook = |nudge: holdfast_runtime::Nudge| journal.set_wake(move || nudge.nudge());
-        let writer = workers.start("journal", work, hook)?;
+        let writer = workers.start("journal", Rank::Usual, work, hook)?;
         let engine_options = engine_options(config);
         let store = Self {
             doors,
