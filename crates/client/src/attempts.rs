@@ -7,6 +7,7 @@
 //!   lock owner), and then under the same name;
 //! * anything else ends as unknown. A later refusal does not make an earlier attempt undone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_env::defect;
@@ -46,6 +47,8 @@ pub(crate) struct Attempts<'a> {
     pub(crate) count: u32,
     timeouts: u32,
     hinted: bool,
+    /// Whom the next attempt does not ask where there is somebody else to ask.
+    avoided: Option<Arc<Connection>>,
     /// An attempt may have been executed.
     is_unknown: bool,
     last: Option<Error>,
@@ -53,7 +56,8 @@ pub(crate) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(plan: Plan<'a>) -> Self {
-        Self { plan, count: 0, timeouts: 0, hinted: false, is_unknown: false, last: None }
+        let (avoided, last) = (None, None);
+        Self { plan, count: 0, timeouts: 0, hinted: false, avoided, is_unknown: false, last }
     }
 
     /// How long the next attempt may take.
@@ -76,9 +80,10 @@ impl<'a> Attempts<'a> {
         &mut self,
         failure: &Failure,
         range: Option<&Range>,
-        asked: &Connection,
+        asked: &Arc<Connection>,
     ) -> Next {
         self.count += 1;
+        self.avoided = is_cut_off(failure).then(|| asked.clone());
         match failure {
             Failure::NotSent(why) => self.retry(Error::Unavailable(why.clone()), Duration::ZERO),
             Failure::Broken(why) => self.unknown(Error::Unavailable(why.clone())),
@@ -186,6 +191,11 @@ impl<'a> Attempts<'a> {
         Next::End(Ended { error, session_expired: true })
     }
 
+    /// Whether `connection` leads to the node that failed last in a way in which it may again.
+    pub(crate) fn avoids(&self, connection: &Arc<Connection>) -> bool {
+        self.avoided.as_ref().is_some_and(|avoided| Arc::ptr_eq(avoided, connection))
+    }
+
     /// Whether an attempt that was not answered may have been executed.
     pub(crate) fn may_have_run(&self) -> bool {
         self.is_unknown
@@ -236,6 +246,17 @@ impl<'a> Attempts<'a> {
         let is_about_maps = matches!(code, Some(ErrorCode::NotHere | ErrorCode::UnknownKeyspace));
         is_about_maps || self.count.is_multiple_of(8)
     }
+}
+
+/// Whether the node that was asked may be cut off from the others, who then elect a leader without
+/// it: it did not answer, took all the time it was given, or knows nobody who leads.
+fn is_cut_off(failure: &Failure) -> bool {
+    let Failure::Status(status) = failure else { return true };
+    holdfast_wire::error_info(status).is_some_and(|info| match info.code() {
+        ErrorCode::NotLeader => info.leader_node_id == 0,
+        ErrorCode::NoQuorum | ErrorCode::NotHere | ErrorCode::NotReady => true,
+        _ => info.deadline_passed,
+    })
 }
 
 pub(crate) fn as_unknown(error: &Error) -> Error {

@@ -11,7 +11,7 @@ use prost::Message;
 use crate::attempts::{ATTEMPT_MIN, ATTEMPTS_MAX, Attempts, Next, PAUSE_MAX, PAUSE_MIN};
 use crate::client::Inner;
 use crate::error::Error;
-use crate::map::{Missing, Range};
+use crate::map::{Missing, Peer, Range};
 use crate::method::Method;
 use crate::transport::{Connection, Failure};
 use crate::types::FollowerChoice;
@@ -163,7 +163,7 @@ impl Inner {
         let mut attempts = Attempts::new(plan);
         loop {
             let range = self.resolve(plan.target, plan.limit).await?;
-            let Some(connection) = self.choose(range.as_deref(), &plan, attempts.count) else {
+            let Some(connection) = self.choose(range.as_deref(), &plan, &attempts) else {
                 return Err(Error::Unavailable("no endpoint is configured".to_owned()).into());
             };
             let patience = attempts.patience(request.encoded_len());
@@ -251,12 +251,12 @@ impl Inner {
         Err(Error::Deadline { deadline: limit.total, last })
     }
 
-    /// Whom to ask in attempt number `attempt`.
+    /// Whom to ask in the attempt that follows `attempts`.
     pub(crate) fn choose(
         &self,
         range: Option<&Range>,
         plan: &Plan<'_>,
-        attempt: u32,
+        attempts: &Attempts<'_>,
     ) -> Option<Arc<Connection>> {
         if self.config.direct {
             return self.cache.pool.first_seed().cloned();
@@ -264,25 +264,26 @@ impl Inner {
         let Some(range) = range else {
             return self.cache.rotation().into_iter().next();
         };
+        let is_good =
+            |peer: &&Peer| !peer.connection.is_suspect() && !attempts.avoids(&peer.connection);
         if plan.prefer == Prefer::Leader
-            && let Some(leader) = range.leader()
-            && !leader.connection.is_suspect()
+            && let Some(leader) = range.leader().filter(is_good)
         {
             return Some(leader.connection.clone());
         }
         if plan.prefer == Prefer::Nearest
-            && attempt == 0
+            && attempts.count == 0
             && let FollowerChoice::Node(id) = self.config.follower_choice
-            && let Some(peer) = range.replicas.iter().find(|peer| peer.node == id)
-            && !peer.connection.is_suspect()
+            && let Some(peer) = range.replicas.iter().find(|peer| peer.node == id).filter(is_good)
         {
             return Some(peer.connection.clone());
         }
         let count = range.replicas.len();
         let turn = self.cache.pool.next_turn();
         let in_turn = (0..count).filter_map(|i| range.replicas.get((turn + i) % count));
-        let healthy = in_turn.clone().find(|peer| !peer.connection.is_suspect());
-        match healthy.or_else(|| in_turn.clone().next()) {
+        let healthy = |peer: &&Peer| !peer.connection.is_suspect();
+        let found = in_turn.clone().find(is_good).or_else(|| in_turn.clone().find(healthy));
+        match found.or_else(|| in_turn.clone().next()) {
             Some(peer) => Some(peer.connection.clone()),
             None => self.cache.rotation().into_iter().next(),
         }

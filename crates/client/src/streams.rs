@@ -11,6 +11,7 @@ use holdfast_wire::v1::ErrorCode;
 use prost::Message;
 use tonic::{Code, Status, Streaming};
 
+use crate::attempts::Attempts;
 use crate::call::{Limit, Prefer, Target};
 use crate::client::Client;
 use crate::error::{Error, error_of_info, error_of_status};
@@ -138,7 +139,7 @@ impl Client {
             limit,
             waits: false,
         };
-        Ok(self.inner.choose(range.as_deref(), &plan, 0))
+        Ok(self.inner.choose(range.as_deref(), &plan, &Attempts::new(plan)))
     }
 }
 

@@ -91,6 +91,11 @@ impl Leadership {
         self.is_leader.load(Ordering::Acquire)
     }
 
+    /// Whether nobody but this node votes.
+    pub(crate) fn is_only_voter(&self) -> bool {
+        *self.members.lock() == [self.node]
+    }
+
     pub(crate) fn leader(&self) -> Option<(ReplicaId, NodeId)> {
         self.info.borrow().leader
     }

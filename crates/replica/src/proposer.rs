@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_kv::{Command, Envelope, Operation, Outcome, ReadPoint};
 use holdfast_model::{RangeEpoch, Term};
-use holdfast_runtime::{Deadline, sleep, yield_now};
+use holdfast_runtime::{Deadline, sleep, timeout, yield_now};
+use openraft::Instant;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -33,6 +35,8 @@ const GATHER_TURNS: usize = 2;
 const OVERLOAD_MILLI: u32 = 1_000;
 /// Longest a command waits for flushes and compactions that are behind, short of a refusal.
 const PAUSE_MAX: Duration = Duration::from_millis(10);
+/// How often commands that wait for room look whether this leader still has its lease.
+const LEASE_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What an overloaded client is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
@@ -258,10 +262,8 @@ struct Flight {
 }
 
 impl Flight {
-    async fn wait_for_room(&self) {
-        while self.entries.load(Ordering::Acquire) >= ENTRIES_IN_FLIGHT_MAX {
-            self.landed.notified().await;
-        }
+    fn is_full(&self) -> bool {
+        self.entries.load(Ordering::Acquire) >= ENTRIES_IN_FLIGHT_MAX
     }
 
     fn take_off(self: &Arc<Self>) -> Airborne {
@@ -289,6 +291,8 @@ pub(crate) struct Packer {
     leadership: Arc<Leadership>,
     growth: Arc<Growth>,
     flight: Arc<Flight>,
+    /// How long a leader that no quorum answers has its writes accepted by openraft.
+    lease: Duration,
     /// Reused between entries.
     commands: Vec<Bytes>,
 }
@@ -298,10 +302,11 @@ impl Packer {
         proposals: mpsc::Receiver<Proposal>,
         raft: Group,
         proposer: &Proposer,
+        lease: Duration,
     ) -> Self {
         let (leadership, growth) = (proposer.leadership.clone(), proposer.growth.clone());
         let (flight, commands) = (Arc::default(), Vec::new());
-        Self { proposals, carried: None, raft, leadership, growth, flight, commands }
+        Self { proposals, carried: None, raft, leadership, growth, flight, lease, commands }
     }
 
     /// Packs and proposes until the replica stops.
@@ -314,7 +319,11 @@ impl Packer {
                     None => return,
                 },
             };
-            self.flight.wait_for_room().await;
+            if !self.has_room().await {
+                let leader = self.leadership.leader().filter(|_| !self.leadership.is_leader());
+                answer_all(vec![first.answer], &ProposeError::NotLeader { leader });
+                continue;
+            }
             for _ in 0..GATHER_TURNS {
                 yield_now().await;
             }
@@ -323,6 +332,30 @@ impl Packer {
                 self.propose(answers).await;
             }
         }
+    }
+
+    /// Waits for room for another entry. False where there may never be any: entries of a leader
+    /// that was cut off stay under way until it is heard of again, and what waits behind them must
+    /// not, because another leader would take it.
+    async fn has_room(&self) -> bool {
+        while self.flight.is_full() {
+            if !self.may_commit() {
+                return false;
+            }
+            // Early or late, the loop looks again.
+            let _ = timeout(LEASE_LOOK_EVERY, self.flight.landed.notified()).await;
+        }
+        true
+    }
+
+    /// Whether openraft would take an entry now: this replica leads, and its lease lasts.
+    fn may_commit(&self) -> bool {
+        if !self.leadership.is_leader() || self.leadership.is_only_voter() {
+            return self.leadership.is_leader();
+        }
+        let metrics = self.raft.data_metrics();
+        let acked = metrics.borrow_watched().last_quorum_acked;
+        acked.is_some_and(|at| at.into_inner().elapsed() < self.lease)
     }
 
     /// Takes `first` and what waits behind it, as far as one entry holds.

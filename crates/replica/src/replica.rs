@@ -468,7 +468,8 @@ impl Inner {
         self.spawn(elections::follow(self.clone()));
         self.spawn(keeper::retire(self.clone()));
         self.spawn(elections::begin_campaigning(self.clone()));
-        let packer = Packer::new(queues.proposals, self.raft.clone(), &self.proposer);
+        let lease = self.options.timings.election_max;
+        let packer = Packer::new(queues.proposals, self.raft.clone(), &self.proposer, lease);
         self.spawn(packer.run());
         let lease = Assurance::Lease(self.options.timings.lease_ack_age_max());
         self.spawn(self.round_task(queues.rounds, Assurance::Quorum).run());

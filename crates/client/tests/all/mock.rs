@@ -42,6 +42,7 @@ pub enum Call {
 /// What it says.
 pub enum Reply {
     Get(v1::GetResponse),
+    Put(v1::PutResponse),
     BatchWrite(v1::BatchWriteResponse),
     Acquire(v1::LockAcquireResponse),
     LeaseAlive(v1::LeaseKeepAliveResponse),
@@ -268,7 +269,7 @@ impl kv_server::Kv for Node {
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Answer<v1::PutResponse> {
         let usual = v1::PutResponse { applied: true, revision: 2, ..Default::default() };
-        obey!(self, Call::Put(request.into_inner()), usual)
+        answer!(self, Call::Put(request.into_inner()), Put, usual)
     }
 
     async fn batch_write(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use holdfast_client::{Client, Error, FollowerChoice, NodeId, ReadLevel};
 use holdfast_model::{Span, position};
-use holdfast_wire::v1::{self, ErrorCode};
+use holdfast_wire::status_of;
+use holdfast_wire::v1::{self, ErrorCode, ErrorInfo};
 
 use crate::mock::{Call, Cluster, RANGES, Reply, header, refusal};
 
@@ -92,6 +93,42 @@ async fn a_range_without_quorum_takes_nothing_from_the_other_ranges_of_its_node(
     client.get(in_range(1)).await.unwrap();
     client.get(in_range(2)).await.unwrap();
     assert_eq!(cluster.gets().pop().unwrap().0, 1, "the leader of range 2 is asked");
+}
+
+/// Node 1 is cut off from the others and answers everything with `code`, at the end of its time.
+async fn with_a_leader_cut_off(code: ErrorCode) -> Cluster {
+    Cluster::start(move |node, call, _| match call {
+        Call::Put(_) if node == 1 => Reply::Refuse(status_of(ErrorInfo {
+            code: code.into(),
+            message: "cut off".to_owned(),
+            outcome_unknown: code == ErrorCode::OutcomeUnknown,
+            deadline_passed: code != ErrorCode::NotLeader,
+            ..Default::default()
+        })),
+        Call::Put(_) => Reply::Put(v1::PutResponse {
+            header: header(range_of(b"k"), node),
+            applied: true,
+            ..Default::default()
+        }),
+        _ => Reply::Usual,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_node_is_asked_where_a_leader_took_all_its_time_or_knows_no_leader() {
+    for code in [ErrorCode::OutcomeUnknown, ErrorCode::Deadline, ErrorCode::NotLeader] {
+        let cluster = with_a_leader_cut_off(code).await;
+        // Whose turn it is depends on chance: each client begins with another node.
+        for n in 1..=6 {
+            let client = cluster.client().await;
+            client.put("k", "v").await.unwrap();
+            client.put("k", "w").await.unwrap();
+            let nodes: Vec<u64> = cluster.puts().into_iter().map(|(node, _)| node).collect();
+            assert_eq!(nodes.iter().filter(|node| **node == 1).count(), n, "{code:?} {nodes:?}");
+            assert_eq!(nodes.len(), 3 * n, "{code:?} {nodes:?}");
+        }
+    }
 }
 
 #[tokio::test]

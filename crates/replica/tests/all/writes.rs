@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use holdfast_env::Clock;
 use holdfast_kv::command::{Condition, Increment, Put, SessionOpen};
 use holdfast_kv::{Command, Operation, Outcome};
 use holdfast_model::ClientId;
-use holdfast_replica::{ProposeError, ReadLevel, Role};
+use holdfast_replica::{ENTRIES_IN_FLIGHT_MAX, ProposeError, ReadLevel, Role};
 use holdfast_runtime::{Deadline, sleep, spawn, timeout};
 
 use crate::cluster::{Cluster, deadline, put, put_operation, read, refusal};
@@ -147,6 +148,29 @@ async fn a_leader_without_a_quorum_soon_refuses_writes_definitely() {
     sleep(Duration::from_secs(1)).await;
     let error = refusal(leader.replica.propose(&put("k", "v"), deadline()).await);
     assert_eq!(error, ProposeError::NotLeader { leader: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_the_entries_of_a_cut_off_leader_is_soon_refused_definitely() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.isolate(leader.id(), true);
+    let (mut under_way, mut waiting) = (Vec::new(), Vec::new());
+    for i in 0..ENTRIES_IN_FLIGHT_MAX + 100 {
+        let (replica, command) = (leader.replica.clone(), put(&format!("k{i}"), "v"));
+        let write = spawn(async move { replica.propose(&command, deadline()).await });
+        match i < ENTRIES_IN_FLIGHT_MAX {
+            true => under_way.push(write),
+            false => waiting.push(write),
+        }
+        // Each of the first is an entry of its own.
+        sleep(Duration::from_millis(2)).await;
+    }
+    let refused = timeout(Duration::from_millis(900), join_all(waiting)).await.unwrap();
+    for answer in refused {
+        assert_eq!(refusal(answer.unwrap()), ProposeError::NotLeader { leader: None });
+    }
+    assert!(under_way.iter().all(|write| !write.is_finished()), "their outcome is unknown");
 }
 
 #[tokio::test(start_paused = true)]
