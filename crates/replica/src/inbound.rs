@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt};
 use holdfast_env::defect;
-use holdfast_model::ReplicaId;
+use holdfast_model::{ReplicaId, Term};
 use holdfast_runtime::timeout;
 use holdfast_wire::peer::v1 as peer;
 use holdfast_wire::v1::{ErrorCode, ErrorInfo};
@@ -61,8 +61,9 @@ impl Replica {
         request: peer::AppendRequest,
     ) -> Result<peer::AppendResponse> {
         self.inner.check_health()?;
+        let clock_ms = request.clock_ms;
         let request = convert::append_from_wire(request)?;
-        self.inner.heard_in(request.vote.leader_id.term);
+        self.inner.heard_in(request.vote.leader_id.term, clock_ms);
         let inner = &self.inner;
         let appended = runtime::scope(inner.context.clone(), inner.raft.append_entries(request));
         Ok(match appended.await {
@@ -197,9 +198,10 @@ fn requests_of(
 ) -> impl Stream<Item = AppendEntries> + Send + 'static {
     futures_util::stream::unfold((inner, requests), |(inner, mut requests)| async move {
         let request = requests.recv().await?;
+        let clock_ms = request.clock_ms;
         match convert::append_from_wire(request) {
             Ok(request) => {
-                inner.heard_in(request.vote.leader_id.term);
+                inner.heard_in(request.vote.leader_id.term, clock_ms);
                 Some((request, (inner, requests)))
             }
             Err(error) => {
@@ -312,11 +314,13 @@ impl Inner {
         if self.health.is_good() { Ok(()) } else { Err(ReadError::Stopped) }
     }
 
-    /// Notes that the leader of `term` made itself heard, unless it is known to be deposed: that
-    /// one's messages renew no lease, and must not keep a follower from looking for its leader.
-    fn heard_in(&self, term: u64) {
+    /// Notes that the leader of `term` made itself heard, and what time it has, unless it is known
+    /// to be deposed: that one's messages renew no lease, and must not keep a follower from looking
+    /// for its leader.
+    fn heard_in(&self, term: u64, clock_ms: u64) {
         if term >= self.leadership.info().term.0 || defect!(DEPOSED_LEADER_HEARD) {
             self.heard();
+            self.leadership.heard(Term(term), clock_ms);
         }
     }
 

@@ -296,7 +296,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let leadership = Arc::new(Leadership::new(deps.clock.clone(), options.node, offset_max, walls));
     let progress = new_progress(&options, &reader, &leadership);
     let health = new_health(group, &deps, &reader);
-    let network = new_network(&options, &deps, &health);
+    let network = new_network(&options, &deps, &health, &leadership);
     let staging = new_staging(&options, &deps);
     let (tail, journal) = (network.tail.clone(), deps.journal.clone());
     let log = LogStore { journal, group, tail, health: health.clone() };
@@ -418,9 +418,15 @@ fn new_machine(
     }
 }
 
-fn new_network(options: &ReplicaOptions, deps: &Deps, health: &Arc<Health>) -> Arc<NetworkShared> {
+fn new_network(
+    options: &ReplicaOptions,
+    deps: &Deps,
+    health: &Arc<Health>,
+    leadership: &Arc<Leadership>,
+) -> Arc<NetworkShared> {
     let group = GroupId { range: options.range, replica: options.replica };
     let last = deps.journal.log_state(group).last;
+    let leadership = leadership.clone();
     Arc::new(NetworkShared {
         peers: deps.peers.clone(),
         cluster: options.cluster,
@@ -433,6 +439,7 @@ fn new_network(options: &ReplicaOptions, deps: &Deps, health: &Arc<Health>) -> A
         holds: Holds::default(),
         health: health.clone(),
         tail: Tail::new(last.map_or(0, |position| position.index)),
+        time: Arc::new(move || leadership.told_ms()),
     })
 }
 

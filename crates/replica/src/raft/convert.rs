@@ -39,7 +39,8 @@ pub(crate) fn log_id_from_wire(log_id: &peer::LogId) -> LogId {
     codec::log_id(log_id.term, log_id.leader, log_id.index)
 }
 
-pub(crate) fn append_to_wire(request: &AppendEntries) -> peer::AppendRequest {
+/// `clock_ms` is the leader's range time.
+pub(crate) fn append_to_wire(request: &AppendEntries, clock_ms: u64) -> peer::AppendRequest {
     let entry = |entry: &Entry| peer::LogEntry {
         log_id: Some(log_id_to_wire(&entry.log_id)),
         payload: codec::encode_payload(&entry.payload),
@@ -49,6 +50,7 @@ pub(crate) fn append_to_wire(request: &AppendEntries) -> peer::AppendRequest {
         prev: request.prev_log_id.as_ref().map(log_id_to_wire),
         commit: request.leader_commit.as_ref().map(log_id_to_wire),
         entries: request.entries.iter().map(entry).collect(),
+        clock_ms,
     }
 }
 
@@ -182,17 +184,17 @@ mod tests {
 
     #[test]
     fn an_append_survives_the_wire() {
-        let back = append_from_wire(append_to_wire(&request())).unwrap();
+        let back = append_from_wire(append_to_wire(&request(), 7)).unwrap();
         assert_eq!(format!("{back:?}"), format!("{:?}", request()));
         assert_eq!(back.entries, request().entries);
     }
 
     #[test]
     fn an_append_with_a_gap_or_without_a_vote_is_refused() {
-        let mut gap = append_to_wire(&request());
+        let mut gap = append_to_wire(&request(), 7);
         gap.entries.remove(0);
         assert!(append_from_wire(gap).is_err());
-        let voteless = peer::AppendRequest { vote: None, ..append_to_wire(&request()) };
+        let voteless = peer::AppendRequest { vote: None, ..append_to_wire(&request(), 7) };
         assert!(append_from_wire(voteless).is_err());
     }
 

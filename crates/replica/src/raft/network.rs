@@ -40,6 +40,9 @@ const BACKOFF_MS: [u64; 6] = [50, 100, 200, 400, 800, 1_000];
 /// How often a snapshot under way asks whether the journal can still afford it.
 const AFFORD_POLL: Duration = Duration::from_secs(1);
 
+/// Tells the leader's range time, milliseconds.
+pub(crate) type TellTime = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What all network objects of one replica share.
 pub(crate) struct NetworkShared {
     pub(crate) peers: Arc<dyn Peers>,
@@ -57,6 +60,7 @@ pub(crate) struct NetworkShared {
     pub(crate) health: Arc<Health>,
     /// Where the log ends and how far it is committed.
     pub(crate) tail: Arc<Tail>,
+    pub(crate) time: TellTime,
 }
 
 impl NetworkShared {
@@ -196,14 +200,14 @@ impl NetStreamAppend<TypeConfig> for Network {
                 let idle_max = self.shared.session_idle_max;
                 let opened = self.shared.peers.open_session(&self.address);
                 let session = opened.map_err(|e| self.failed(&e, action, idle_max))?;
-                let tail = self.shared.tail.clone();
-                let session =
-                    SessionStream::new(self.address, request, input, session, idle_max, tail);
+                let (to, shared) = (self.address, &self.shared);
+                let (tail, time) = (shared.tail.clone(), shared.time.clone());
+                let session = SessionStream::new(to, request, input, session, idle_max, tail, time);
                 let answers: BoxStream<'s, _> = Box::pin(session);
                 return Ok(answers);
             }
             let urgent = self.shared.rounds.load(Ordering::Acquire) > 0;
-            let request = convert::append_to_wire(&request);
+            let request = convert::append_to_wire(&request, (self.shared.time)());
             let answer = self.shared.peers.heartbeat(&self.address, request, urgent).await;
             let answer = answer.map_err(|e| self.failed(&e, action, ttl))?;
             let result = convert::append_result_from_wire(&answer);

@@ -25,7 +25,7 @@ use tokio_util::sync::PollSender;
 
 use crate::peers::{PeerAddress, PeerError, Session};
 use crate::raft::convert;
-use crate::raft::network::rpc_error;
+use crate::raft::network::{TellTime, rpc_error};
 use crate::raft::tail::{Follow, Tail};
 use crate::raft::types::{AppendEntries, AppendResult, RpcError};
 
@@ -52,6 +52,7 @@ pub(crate) struct SessionStream<S> {
     /// Index of the last entry sent.
     sent: u64,
     follow: Follow,
+    time: TellTime,
     /// Runs while openraft is not asked for requests.
     held: Option<Timer>,
     idle_max: Duration,
@@ -69,6 +70,7 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
         session: Session,
         idle_max: Duration,
         tail: Arc<Tail>,
+        time: TellTime,
     ) -> Self {
         Self {
             address,
@@ -79,6 +81,7 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
             in_flight: VecDeque::new(),
             sent: 0,
             follow: Follow::new(tail),
+            time,
             held: None,
             idle_max,
             idle: None,
@@ -117,7 +120,8 @@ impl<S: Stream<Item = AppendEntries> + Unpin> SessionStream<S> {
                 Poll::Ready(None) => return self.end_input(),
                 Poll::Ready(Some(request)) => {
                     let last = last_index(&request);
-                    if self.requests.send_item(convert::append_to_wire(&request)).is_err() {
+                    let request = convert::append_to_wire(&request, (self.time)());
+                    if self.requests.send_item(request).is_err() {
                         return self.end_input();
                     }
                     self.in_flight.push_back(last);
@@ -285,8 +289,8 @@ mod tests {
         });
         let (tail, session) = (Tail::new(0), Session { requests: sender, responses });
         let (first, hour) = (request(0, 0), Duration::from_secs(3_600));
-        let session =
-            SessionStream::new(address, first, stream.boxed(), session, hour, tail.clone());
+        let (stream, ending, time) = (stream.boxed(), tail.clone(), Arc::new(|| 0_u64));
+        let session = SessionStream::new(address, first, stream, session, hour, ending, time);
         Rig { tail, input, requests, answers, session }
     }
 

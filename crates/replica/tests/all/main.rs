@@ -5,6 +5,7 @@
 mod cluster;
 mod damage;
 mod elections;
+mod lifetimes;
 mod net;
 mod power;
 mod reads;
