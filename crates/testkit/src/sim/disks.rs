@@ -7,6 +7,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_env::Disk;
 use holdfast_env::sim::{Effect, Fault, FaultId, Operation, Random, SimDisk};
@@ -19,6 +21,10 @@ pub(super) const DATA: &str = "/data";
 const CALLS_MAX: u64 = 40;
 /// A fault strikes at most so many calls.
 const STRIKES_MAX: u64 = 3;
+/// A write of more bytes is large: it spans several blocks.
+const LARGE_BYTES: usize = 4_096;
+/// So many large writes pass at most before one is torn.
+const LARGE_WRITES_MAX: u64 = 8;
 /// Longest run of bad sectors, bytes.
 const BAD_BYTES_MAX: u64 = 4_096;
 /// Room that a full disk still has, bytes.
@@ -109,6 +115,51 @@ pub(super) fn plant(kind: FaultKind, disk: &SimDisk, random: &mut Random) -> Opt
     Some(planted(disk, fault.after(after).times(times)))
 }
 
+/// Has the power go during one of the next large writes of the journal, which is torn. Whether it
+/// has gone, for the caller to look at.
+pub(super) fn tear(disk: &SimDisk, random: &mut Random) -> Arc<AtomicBool> {
+    let left = AtomicU64::new(random.below(LARGE_WRITES_MAX));
+    let is_cut = Arc::<AtomicBool>::default();
+    let cut = is_cut.clone();
+    disk.watch(move |disk, call| {
+        let is_large = call.operation == Operation::Write && call.bytes > LARGE_BYTES;
+        if !is_large || !is_journal(call.path) || cut.load(Ordering::Relaxed) {
+            return;
+        }
+        if left.load(Ordering::Relaxed) > 0 {
+            left.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        // The call that is announced is the next to change the disk.
+        disk.cut_power_at(Some(disk.counters().mutations + 1));
+        cut.store(true, Ordering::Relaxed);
+    });
+    is_cut
+}
+
+/// Has a write of a snapshot that is being received fail, after so many of them.
+pub(super) fn refuse_snapshot(disk: &SimDisk, after: u64) -> Planted {
+    planted(disk, Fault::new(Operation::Write, Effect::Eio).on(is_staged).after(after))
+}
+
+/// Counts, from now on, the writes of snapshots that are being received.
+pub(super) fn count_staged(disk: &SimDisk) -> Arc<AtomicU64> {
+    let count = Arc::<AtomicU64>::default();
+    let counted = count.clone();
+    disk.watch(move |_, call| {
+        if call.operation == Operation::Write && is_staged(call.path) {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    count
+}
+
+/// Whether a file belongs to a snapshot that is being received.
+fn is_staged(path: &Path) -> bool {
+    let directory = path.parent().and_then(Path::file_name);
+    directory.is_some_and(|name| name.to_string_lossy().contains(STAGING))
+}
+
 fn planted(disk: &SimDisk, fault: Fault) -> Planted {
     let what = format!("{fault:?}");
     Planted { what, disk: disk.clone(), how: How::Injected(disk.inject(fault)) }
@@ -144,5 +195,7 @@ fn is_segment(path: &Path) -> bool {
     is_journal(path) && path.extension().is_some_and(|extension| extension == SEGMENT)
 }
 
+/// In the name of a directory where a snapshot is received.
+const STAGING: &str = ".staging";
 /// Extension of a segment of the journal.
 const SEGMENT: &str = "journal";

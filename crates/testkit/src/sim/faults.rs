@@ -82,9 +82,18 @@ kinds! {
     SyncLies,
     /// A machine comes back with an empty disk.
     Wipe,
+    /// A machine loses power while it writes its journal, and some of what was written stays.
+    TornWrite,
+    /// A follower is away until it needs a snapshot, whose transfer then breaks off.
+    SnapshotCut,
 }
 
 impl FaultKind {
+    /// Whether it shows little but where a run is [made for it](super::Options::of).
+    pub fn is_aimed(self) -> bool {
+        matches!(self, Self::TornWrite | Self::SnapshotCut)
+    }
+
     /// Whether it takes a machine's data away: only one machine of a run has such faults, so that
     /// a quorum of every range keeps a good copy.
     pub fn is_destructive(self) -> bool {

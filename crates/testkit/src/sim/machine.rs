@@ -318,6 +318,7 @@ impl Machine {
         config.journal.limit_bytes = SEGMENTS_MAX * self.options.segment_bytes;
         config.journal.cache_bytes = MIB;
         config.journal.retention_range_bytes = self.options.retention_bytes;
+        config.peers.snapshot_bytes_per_second = self.options.snapshot_bytes_per_second;
         config
     }
 }

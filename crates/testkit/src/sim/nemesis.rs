@@ -4,10 +4,13 @@
 //! quorum of every range keeps a good copy; all else may strike anybody, and all machines may lose
 //! power at once, since they start again.
 
+mod aimed;
 mod deeds;
 mod strikes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use holdfast_env::sim::Random;
@@ -52,6 +55,12 @@ enum Deed {
     CutAfterLies(usize),
     /// The power goes in the middle of a piece of work on the disk, at the latest at this moment.
     CutMidway(usize, Duration),
+    /// The power goes in the middle of a write, or the fault that was to cut it is given up.
+    CutInWrite(usize, Arc<AtomicBool>, Duration),
+    /// A follower that was away is heard again.
+    Return(usize),
+    /// The transfer of a snapshot breaks off.
+    CutTransfer(aimed::Transfer),
     /// Nothing; the fault is over.
     Over,
 }
@@ -66,6 +75,9 @@ impl Deed {
             | Self::EndDisk(machine, ..)
             | Self::CutAfterLies(machine)
             | Self::CutMidway(machine, _)
+            | Self::CutInWrite(machine, ..)
+            | Self::Return(machine)
+            | Self::CutTransfer(aimed::Transfer { machine, .. })
             | Self::EndBrakes(machine, _, FaultKind::Pause | FaultKind::PauseLeader) => {
                 Some(*machine)
             }
@@ -188,6 +200,7 @@ impl Nemesis {
         for (_, (fault, deed)) in std::mem::take(&mut self.agenda) {
             match deed {
                 Deed::Fell(..) | Deed::CutLink(..) | Deed::HandOver(_) => {}
+                Deed::Return(_) | Deed::CutTransfer(_) => {}
                 deed => self.perform(cluster, fault, deed)?,
             }
         }

@@ -14,6 +14,13 @@ const STORM: Duration = Duration::from_secs(30);
 const SNAPSHOTS_EVERY: u64 = 5;
 /// … those with this remainder.
 const SNAPSHOTS_AT: u64 = 3;
+/// One of so many seeds is for power cuts in the middle of large writes, and another one, among
+/// those for snapshots, for transfers that break off …
+const AIMED_EVERY: u64 = 10;
+/// … the first with this remainder …
+const TORN_WRITES_AT: u64 = 4;
+/// … the second with this one.
+const SNAPSHOT_CUTS_AT: u64 = 8;
 
 /// The configuration of a run.
 #[derive(Clone, Debug)]
@@ -50,6 +57,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Log kept for followers that are down, per range.
     pub retention_bytes: u64,
+    /// Rate of a node's outgoing snapshots.
+    pub snapshot_bytes_per_second: u64,
     /// Least bytes of a value, where values may be of any size.
     pub value_bytes: usize,
     /// Whether the trace's hash covers the network's segments.
@@ -61,7 +70,45 @@ impl Options {
     /// (swarm).
     pub fn of(seed: u64) -> Self {
         let options = Self::drawn(seed);
-        if seed % SNAPSHOTS_EVERY != SNAPSHOTS_AT { options } else { options.with_snapshots() }
+        let is_for_snapshots = seed % SNAPSHOTS_EVERY == SNAPSHOTS_AT;
+        let options = if is_for_snapshots { options.with_snapshots() } else { options };
+        match seed % AIMED_EVERY {
+            TORN_WRITES_AT => options.with_large_writes(),
+            SNAPSHOT_CUTS_AT => options.with_slow_snapshots(),
+            _ => options,
+        }
+    }
+
+    /// Writes of the journal span many sectors, and the power goes during some of them.
+    fn with_large_writes(self) -> Self {
+        Self {
+            workloads: vec![Kind::Registers, Kind::Batches],
+            pause_max: Duration::from_millis(20),
+            value_bytes: 4 << 10,
+            ..self.aimed(FaultKind::TornWrite)
+        }
+    }
+
+    /// The log outgrows what is kept of it within seconds; snapshots take about as long, and some
+    /// are interrupted. Few large values: the files of a snapshot outlive the interruption.
+    fn with_slow_snapshots(self) -> Self {
+        Self {
+            ranges: 1,
+            processes: 1,
+            pause_max: Duration::from_millis(200),
+            memtable_bytes: 256 << 10,
+            // An entry takes a quarter of a segment at most, and a batch has up to eight values.
+            segment_bytes: 1 << 20,
+            snapshot_bytes_per_second: 512 << 10,
+            value_bytes: 16 << 10,
+            ..self.aimed(FaultKind::SnapshotCut)
+        }
+    }
+
+    /// About one fault of two is of `kind`.
+    fn aimed(mut self, kind: FaultKind) -> Self {
+        self.faults.extend(vec![kind; self.faults.len()]);
+        self
     }
 
     /// Much is written to few ranges, and little of the log is kept: who was away gets a snapshot.
@@ -90,7 +137,7 @@ impl Options {
             processes: 1 + random.below(3) as u32,
             keys: 1 + random.below(8) as u32,
             pause_max: Duration::from_millis(20 << random.below(4)),
-            faults: subset(&mut random, FaultKind::ALL),
+            faults: subset(&mut random, &usual_faults()),
             storm: STORM,
             calm_max: Duration::from_millis(500 + random.below(4_000)),
             overlap_max: 1 + random.below(4) as usize,
@@ -99,6 +146,7 @@ impl Options {
             memtable_bytes: 16 << (10 + random.below(6)),
             segment_bytes: 256 << (10 + random.below(4)),
             retention_bytes: 16 << (10 + random.below(8)),
+            snapshot_bytes_per_second: 64 << 20,
             value_bytes: 4 << random.below(8),
             is_deep: false,
         }
@@ -106,7 +154,9 @@ impl Options {
 
     /// What `seed` says, with faults in quick succession: for short runs.
     pub fn brisk(seed: u64) -> Self {
-        let options = Self::of(seed);
+        let mut options = Self::of(seed);
+        // Whoever needs a snapshot was away for longer than a short run takes.
+        options.faults.retain(|kind| *kind != FaultKind::SnapshotCut);
         let calm_max = options.calm_max.min(Duration::from_millis(1_000));
         Self { calm_max, ..options }
     }
@@ -136,6 +186,11 @@ fn with_traffic(mut kinds: Vec<Kind>) -> Vec<Kind> {
         kinds.push(Kind::Registers);
     }
     kinds
+}
+
+/// Kinds of faults that any run may have.
+fn usual_faults() -> Vec<FaultKind> {
+    FaultKind::ALL.iter().copied().filter(|kind| !kind.is_aimed()).collect()
 }
 
 /// Each of `all` with one chance in two; all of them rather than none.

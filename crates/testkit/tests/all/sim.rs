@@ -67,6 +67,30 @@ fn process_that_was_paused_while_it_led_tells_no_lies() {
     under(5, &[FaultKind::PauseLeader]);
 }
 
+/// Runs `seed`, which is made for faults of `kind`, under those only; the rare state `mark` must
+/// come about.
+fn reach(seed: u64, kind: FaultKind, mark: &str) {
+    let (faults, storm) = (vec![kind], Duration::from_secs(60));
+    let calm_max = Duration::from_secs(1);
+    let options =
+        Options { nodes: 3, faults, storm, calm_max, overlap_max: 1, ..Options::of(seed) };
+    let report = run_with(seed, options);
+    assert_good(&report);
+    assert!(report.faults.contains(&kind), "{kind} never took place");
+    let passed = report.marks.iter().find(|(name, _)| *name == mark);
+    assert!(passed.is_some_and(|(_, count)| *count > 0), "{mark} was never passed");
+}
+
+#[test]
+fn half_a_write_is_cut_off_the_journal_after_a_power_cut() {
+    reach(4, FaultKind::TornWrite, "torn tail recovered");
+}
+
+#[test]
+fn snapshot_goes_on_where_its_transfer_broke_off() {
+    reach(8, FaultKind::SnapshotCut, "snapshot resumed");
+}
+
 #[test]
 fn no_lease_read_is_stale_under_wrong_clocks_pauses_and_restarts() {
     let report = run_leases(1, SCHEDULES);

@@ -67,6 +67,11 @@ impl Nemesis {
                 self.plan(cluster, fault, later, Deed::Start(machine));
             }
             Deed::CutMidway(machine, until) => self.cut_midway(cluster, fault, (machine, until)),
+            Deed::CutInWrite(machine, id, until) => {
+                self.cut_in_write(cluster, fault, (machine, id, until));
+            }
+            Deed::Return(machine) => self.return_and_break_off(cluster, fault, machine),
+            Deed::CutTransfer(transfer) => self.cut_transfer(cluster, fault, transfer),
             Deed::Start(_) | Deed::CutAfterLies(_) | Deed::Over => {}
         }
         Ok(())

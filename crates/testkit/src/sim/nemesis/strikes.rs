@@ -67,6 +67,9 @@ impl Nemesis {
         if matches!(kind, FaultKind::KillLeader | FaultKind::PauseLeader | FaultKind::Transfer) {
             free.sort_by_key(|machine| std::cmp::Reverse(cluster.led_by(*machine)));
         }
+        if kind == FaultKind::SnapshotCut {
+            free.sort_by_key(|machine| cluster.led_by(*machine));
+        }
         if kind.is_destructive() {
             free.retain(|machine| *machine == self.scapegoat);
         }
@@ -92,6 +95,8 @@ impl Nemesis {
                 self.bend(cluster, fault, kind, victim)
             }
             FaultKind::Wipe => self.wipe(cluster, fault, victim),
+            FaultKind::TornWrite => self.tear_write(cluster, fault, victim),
+            FaultKind::SnapshotCut => self.leave_behind(cluster, fault, victim),
             kind => self.spoil_disk(cluster, fault, kind, victim),
         }
     }
@@ -203,6 +208,9 @@ impl Nemesis {
                 if !self.is_suspect(machine) {
                     cluster.excuse(machine, false);
                 }
+            } else if let Deed::Return(_) = deed {
+                self.links.remove(&ended);
+                self.apply_links(cluster);
             }
         }
         let mut later = Duration::ZERO;
@@ -342,7 +350,11 @@ impl Nemesis {
     }
 }
 
-fn all(some: &[usize], others: &[usize], state: LinkState) -> Vec<(usize, usize, LinkState)> {
+pub(super) fn all(
+    some: &[usize],
+    others: &[usize],
+    state: LinkState,
+) -> Vec<(usize, usize, LinkState)> {
     some.iter().flat_map(|a| others.iter().map(move |b| (*a, *b, state))).collect()
 }
 
