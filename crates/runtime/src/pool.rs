@@ -130,10 +130,10 @@ impl Pool {
         match &inner.tasks {
             None => drop(inner.shared.work.notify_one()),
             Some((handle, pace)) => {
-                let (shared, wait) = (inner.shared.clone(), pace());
+                let (due, wait) = (Due(Some(inner.shared.clone())), pace());
                 handle.spawn(async move {
                     sleep(wait).await;
-                    shared.run_one();
+                    due.run();
                 });
             }
         }
@@ -206,6 +206,26 @@ impl Shared {
             }
             self.work.wait(&mut queue);
         }
+    }
+}
+
+/// A job that waits for its time. Dropped before, with its runtime, it takes a job out of the
+/// queue: jobs may hold the pool, and a ring would keep both in memory for good.
+struct Due(Option<Arc<Shared>>);
+
+impl Due {
+    fn run(mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.run_one();
+        }
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        let job = self.0.take().and_then(|shared| shared.queue.lock().jobs.pop_front());
+        // After the lock was given back: what a job holds may give the pool more work.
+        drop(job);
     }
 }
 

@@ -253,4 +253,17 @@ mod tests {
         assert_eq!(*done.lock(), 2, "what waits is finished");
         assert_eq!(pool.execute(|| ()), Err(crate::PoolError::Stopped));
     }
+
+    #[test]
+    fn job_that_holds_its_pool_goes_with_the_runtime_it_waits_on() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let held = Arc::new(());
+        runtime.block_on(async {
+            let pool = tasks().pool("pool", 1, 2).unwrap();
+            let holds = (pool.clone(), held.clone());
+            pool.execute(move || drop(holds)).unwrap();
+        });
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
 }

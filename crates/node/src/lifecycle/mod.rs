@@ -26,7 +26,7 @@ use holdfast_wire::v1;
 use tokio::sync::Semaphore;
 use tonic::transport::Server;
 
-use crate::api::ApiError;
+use crate::api::{ApiError, Kv};
 use crate::auth::Open;
 use crate::config::Config;
 use crate::identity::Identity;
@@ -111,6 +111,8 @@ pub struct Node {
     registry: Registry,
     transport: Transport,
     gateway: Gateway,
+    /// The same, for the system part, which does not keep it.
+    kv: Arc<dyn Kv>,
     metrics: Arc<Metrics>,
     map: Arc<MapCache>,
     tasks: Tasks,
@@ -399,6 +401,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         system,
         registry,
         transport,
+        kv: Arc::new(gateway.clone()),
         gateway,
         metrics,
         map,
@@ -507,7 +510,7 @@ impl Node {
         );
         service.serve(peer, &self.tasks);
         self.introduce().await?;
-        self.system.start(Arc::new(self.gateway.clone()), &self.tasks);
+        self.system.start(&self.kv, &self.tasks);
         self.tasks.spawn(self.registry.clone().tend(self.tasks.stop_wish()));
         let space =
             self.registry.clone().watch_space(self.config.disk.clone(), self.tasks.stop_wish());

@@ -71,7 +71,7 @@ impl System {
             if store.get(key.clone(), deadline).await?.is_some() {
                 return Err(ApiError::AlreadyExists(format!("keyspace {:?}", request.name)));
             }
-            let (cluster, revision) = read_cluster(store, deadline).await?;
+            let (cluster, revision) = read_cluster(&store, deadline).await?;
             let (record, next) = self.plan_keyspace(request, &cluster);
             let keyspace = record.keyspace.clone().unwrap_or_default();
             let compares = vec![
@@ -248,7 +248,7 @@ impl System {
         record: &Versioned<KeyspaceRecord>,
     ) -> Result<(), ApiError> {
         let store = self.store()?;
-        self.write_plan(store, records, &record.value.planned).await?;
+        self.write_plan(&store, records, &record.value.planned).await?;
         let mut next = record.value.clone();
         let confirmed = self.create_replicas(&record.value).await;
         next.unconfirmed_replicas.retain(|id| !confirmed.contains(id));

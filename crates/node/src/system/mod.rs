@@ -23,7 +23,7 @@ mod store;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -117,7 +117,9 @@ pub struct System {
     seeds: Vec<String>,
     started: Duration,
     state: AtomicU8,
-    store: OnceLock<SystemStore>,
+    /// The node's own API. Weak, because it asks the system part: a ring would keep everything of a
+    /// node that was dropped in memory for good.
+    kv: OnceLock<Weak<dyn Kv>>,
     records: ArcSwap<Records>,
     /// Held while the copies of range 0 are replaced.
     publishing: parking_lot::Mutex<()>,
@@ -147,7 +149,7 @@ impl System {
             seeds: deps.seeds,
             started,
             state: AtomicU8::new(State::Starting as u8),
-            store: OnceLock::new(),
+            kv: OnceLock::new(),
             records: ArcSwap::default(),
             publishing: parking_lot::Mutex::default(),
             catching_up: tokio::sync::Mutex::default(),
@@ -156,12 +158,13 @@ impl System {
         })
     }
 
-    /// Starts following range 0 and looking after this node's ranges, through `kv`.
+    /// Starts following range 0 and looking after this node's ranges, through `kv`, for as long as
+    /// the caller keeps that.
     ///
     /// # Panics
     /// On a second call.
-    pub fn start(self: &Arc<Self>, kv: Arc<dyn Kv>, tasks: &Tasks) {
-        assert!(self.store.set(SystemStore::new(kv)).is_ok(), "the system part is started once");
+    pub fn start(self: &Arc<Self>, kv: &Arc<dyn Kv>, tasks: &Tasks) {
+        assert!(self.kv.set(Arc::downgrade(kv)).is_ok(), "the system part is started once");
         self.connect();
         self.set_state(State::Serving);
         let system = self.clone();
@@ -174,8 +177,10 @@ impl System {
         tasks.spawn(self.clone().notice_cluster(tasks.stop_wish()));
     }
 
-    fn store(&self) -> Result<&SystemStore, ApiError> {
-        self.store.get().ok_or_else(|| ApiError::NotReady("the node is starting".into()))
+    fn store(&self) -> Result<SystemStore, ApiError> {
+        let starting = || ApiError::NotReady("the node is starting".into());
+        let kv = self.kv.get().ok_or_else(starting)?.upgrade();
+        kv.map(SystemStore::new).ok_or_else(|| ApiError::NotReady("the node has ended".into()))
     }
 
     /// Where the node is in its life.

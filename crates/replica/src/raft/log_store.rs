@@ -111,11 +111,14 @@ fn interval(range: &impl RangeBounds<u64>) -> (u64, u64) {
 
 impl LogStore {
     /// Completes `flushed` once called. The journal calls it on its own thread, and only for the
-    /// newest append of a sync: completions are watermarks.
+    /// newest append of a sync: completions are watermarks. While it waits there it keeps nothing
+    /// of the replica alive, since that would keep the journal.
     fn completion(&self, flushed: &Arc<Mutex<Option<IOFlushed<TypeConfig>>>>) -> Done {
-        let (health, flushed) = (self.health.clone(), flushed.clone());
+        let (health, flushed) = (Arc::downgrade(&self.health), flushed.clone());
         Box::new(move |result: io::Result<()>| {
-            if let Err(error) = &result {
+            if let Err(error) = &result
+                && let Some(health) = health.upgrade()
+            {
                 health.untrustworthy_disk(&format!("journal: {error}"));
             }
             if let Some(flushed) = flushed.lock().take() {

@@ -112,6 +112,20 @@ impl Cluster {
         }
     }
 
+    /// Takes everything away.
+    ///
+    /// # Errors
+    /// [`Violation`] where something of a machine or a client is left in memory, whichever of its
+    /// processes it belonged to: all that matters knows a clock, and all clocks the simulated time.
+    pub(super) fn end(self) -> Result<(), Violation> {
+        let time = self.time.clone();
+        drop(self);
+        match Arc::strong_count(&time) - 1 {
+            0 => Ok(()),
+            left => Err(Violation(format!("{left} clocks outlive their machines"))),
+        }
+    }
+
     /// How many machines there are.
     pub fn nodes(&self) -> usize {
         self.machines.len()

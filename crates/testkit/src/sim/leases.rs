@@ -196,8 +196,8 @@ impl Schedules {
         let panics = super::panics::Panics::on_this_thread();
         let (outcome, elapsed) = trace.listen(false, || {
             let mut cluster = Cluster::new(self.seed, &options, trace.clone(), process);
-            let outcome = self.play(&mut cluster, schedules);
-            (outcome, cluster.elapsed())
+            let (outcome, elapsed) = (self.play(&mut cluster, schedules), cluster.elapsed());
+            (outcome.and(cluster.end()), elapsed)
         });
         let told = self.ledger.lock();
         let stale = told.first_stale.clone().map(Violation);

@@ -6,6 +6,7 @@
 //! Invariants:
 //! * Nothing of a run happens outside of its thread, so one seed is one run.
 //! * Faults are survivable: whatever a client was told must hold.
+//! * Of a cluster that has ended nothing is left in memory.
 //! * A run without traffic, or without the fault it was to show, has failed.
 //! Source: `reliability.md`; turmoil for network and time.
 

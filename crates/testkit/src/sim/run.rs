@@ -110,8 +110,8 @@ impl Storm {
         let marks = holdfast_env::marks::listen();
         let (violation, elapsed) = trace.listen(self.options.is_deep, || {
             let mut cluster = Cluster::new(self.seed, &self.options, trace.clone(), process);
-            let outcome = self.play(&mut cluster);
-            (outcome.err(), cluster.elapsed())
+            let (outcome, elapsed) = (self.play(&mut cluster), cluster.elapsed());
+            (outcome.and(cluster.end()).err(), elapsed)
         });
         let panic = panics.first().map(|panic| Violation(format!("panic: {panic}")));
         let violation = panic.or(violation).or_else(|| self.lack_of_evidence());

@@ -31,7 +31,7 @@ fn play(script: impl FnOnce(&mut Cluster) -> Result<(), Violation> + Send + 'sta
         let options = Options { ranges: 1, ..Options::calm(seed) };
         let mut cluster = Cluster::new(seed, &options, trace.clone(), Seeded::new(seed));
         let played = found(&mut cluster, &trace, 1).and_then(|()| script(&mut cluster));
-        assert_eq!(played, Ok(()), "{:#?}", trace.lines());
+        assert_eq!(played.and(cluster.end()), Ok(()), "{:#?}", trace.lines());
     });
 }
 

@@ -23,7 +23,7 @@ pub fn scheduled(
         let (process, panics) = (Seeded::new(seed), Panics::on_this_thread());
         let outcome = trace.listen(options.is_deep, || {
             let mut cluster = Cluster::new(seed, &options, trace.clone(), process);
-            schedule(&mut cluster)
+            schedule(&mut cluster).and(cluster.end())
         });
         let panic = panics.first().map(|panic| Violation(format!("panic: {panic}")));
         panic.map_or(outcome, Err)
