@@ -35,7 +35,9 @@ pub use cluster::{Cluster, Options};
 pub use disk::SmallDisk;
 pub use http::{HttpAnswer, http_get};
 pub use link::{Count, Links, Rule};
-pub use load::{Load, PUNCTUALITY, Seen, Stopped, busy, failures, fault, gets_at, read_beside};
+pub use load::{
+    DEMANDED, Load, PUNCTUALITY, Seen, Stopped, busy, failures, fault, gets_at, read_beside,
+};
 pub use node::Node;
 pub use rpc::{RawCodec, Rpc, refusal};
 pub use scenario::{scenario, shared};

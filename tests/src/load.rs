@@ -28,6 +28,21 @@ const OPERATIONS_MAX: u32 = 20_000;
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(30);
 /// Clocks of one machine run alike; the machine may be busy.
 pub const PUNCTUALITY: Punctuality = Punctuality { drift_permille: 10, late_ms: 2_000 };
+/// Checkers without which a load of every kind proves nothing: all but that of hashes, which has
+/// something to judge only where somebody takes them.
+pub const DEMANDED: [&str; 11] = [
+    "witness",
+    "linearizable",
+    "lost",
+    "revisions",
+    "once",
+    "sets",
+    "bank",
+    "fencing",
+    "lifetimes",
+    "watches",
+    "staleness",
+];
 
 /// The store, and how many changes it has acknowledged.
 struct Counted {

@@ -82,15 +82,15 @@ fn all(programs: &Programs, names: &[&str]) -> ExitCode {
     let listed = |defect: &Defect| CAUGHT_BY.iter().any(|(of, _)| of.name == defect.name);
     let unlisted = wanted.iter().filter(|defect| !listed(defect));
     problems.extend(unlisted.map(|defect| format!("{} has no scenario", defect.name)));
-    let good = without_any(programs, &wanted, &mut problems);
+    let (good, alarms) = without_any(programs, &wanted, &mut problems);
     let caught = with_each(programs, &wanted, &good, &mut problems);
     for problem in &problems {
         println!("FAILED   {problem}");
     }
     println!(
-        "{caught} of {} seeded defects caught, {} scenarios find nothing without one, {} s{}",
+        "{caught} of {} seeded defects caught, {alarms} false alarms in {} scenarios, {} s{}",
         wanted.len(),
-        good.len(),
+        good.len() + alarms,
         began.elapsed().as_secs(),
         if problems.is_empty() { "" } else { ": FAILED" },
     );
@@ -102,12 +102,12 @@ fn scenarios_of(defect: Defect) -> impl Iterator<Item = Scenario> {
     of.flat_map(|(_, scenarios)| scenarios.iter()).flat_map(|scenario| scenario.seeds())
 }
 
-/// Every scenario once without any defect; those that passed.
+/// Every scenario once without any defect; those that passed, and how many did not.
 fn without_any(
     programs: &Programs,
     wanted: &[Defect],
     problems: &mut Vec<String>,
-) -> BTreeSet<Scenario> {
+) -> (BTreeSet<Scenario>, usize) {
     let scenarios: BTreeSet<_> = wanted.iter().flat_map(|defect| scenarios_of(*defect)).collect();
     let scenarios: Vec<_> = scenarios.into_iter().collect();
     let runs = on_all_cores(&scenarios, |scenario| run(programs, *scenario, None));
@@ -118,7 +118,8 @@ fn without_any(
             ended => problems.push(format!("{} without a defect: {ended}", run.scenario)),
         }
     }
-    good
+    let alarms = scenarios.len() - good.len();
+    (good, alarms)
 }
 
 /// Every defect under its scenarios until one of them fails; how many were caught.

@@ -8,7 +8,8 @@
 //! Must never know: how anything is measured.
 //! Invariants:
 //! * A figure that its line does not contain is missed.
-//! * A part whose command fails has missed all its figures.
+//! * Every figure is judged by what its line says, and how each command ended by a row of its own:
+//!   what failed is missed somewhere.
 //! * Every row says at which commit it was measured; rows of another commit are marked.
 
 mod parts;

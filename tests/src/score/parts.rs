@@ -5,6 +5,9 @@ use std::path::Path;
 use super::table::Row;
 use super::{Outcome, after, before};
 
+/// Of a part without an outcome.
+const NOT_RUN: &str = "not run";
+
 /// Reads the figures off an outcome.
 type Figures = fn(&Outcome) -> Vec<Row>;
 
@@ -23,17 +26,23 @@ impl Part {
         Self { name, command: command.into(), figures }
     }
 
-    /// What its command must show, and what it showed; without an outcome, nothing.
+    /// What its command must show, and what it showed; without an outcome, nothing. The last row
+    /// is how the command ended: there a failure shows that is in no figure.
     pub fn rows(&self, outcome: Option<&Outcome>) -> Vec<Row> {
         let nothing = Outcome::default();
         let mut rows = (self.figures)(outcome.unwrap_or(&nothing));
-        for row in &mut rows {
-            row.is_met &= outcome.is_some_and(|outcome| outcome.is_good);
-            if outcome.is_none() {
-                row.figure = "not run".to_owned();
-            }
+        if outcome.is_none() {
+            rows.iter_mut().for_each(|row| row.figure = NOT_RUN.to_owned());
         }
+        rows.push(self.end(outcome));
         rows
+    }
+
+    fn end(&self, outcome: Option<&Outcome>) -> Row {
+        let is_good = outcome.map(|outcome| outcome.is_good);
+        let figure = is_good.map_or(NOT_RUN, |is_good| if is_good { "yes" } else { "no" });
+        let name = format!("the command of {} ended well", self.name);
+        Row::new(&name, "yes", figure.to_owned(), is_good == Some(true))
     }
 }
 
@@ -153,7 +162,10 @@ fn defects(outcome: &Outcome) -> Vec<Row> {
     let row = least("seeded defects caught", caught, 20.0);
     let is_all = caught.is_some() && caught == all;
     let figure = format!("{} of {}", row.figure, all.unwrap_or(0.0));
-    vec![Row { figure, is_met: row.is_met && is_all, ..row }]
+    vec![
+        Row { figure, is_met: row.is_met && is_all, ..row },
+        none("… scenarios that fail without a defect", before(line, "false alarms"), "scenarios"),
+    ]
 }
 
 fn storage(outcome: &Outcome) -> Vec<Row> {
@@ -253,7 +265,7 @@ mod tests {
                 "240 runs, 0 bad, 9 calls answered, 21600 simulated seconds, 3.2 per second",
             ),
             ("determinism", "determinism: 4 of 4 seeds the same"),
-            ("defects", "22 of 22 seeded defects caught, 0 false alarms"),
+            ("defects", "22 of 22 seeded defects caught, 0 false alarms in 9 scenarios, 9 s"),
             (
                 "storage",
                 "storm-storage: 25931 images 0 bad, 20141 faults 0 undetected (1 detected)",
@@ -279,23 +291,39 @@ mod tests {
         }
     }
 
+    /// How many figures of a part are met, and whether its command is said to have ended well.
+    fn figures(name: &str, outcome: Option<&Outcome>) -> (usize, bool) {
+        let parts = parts(Path::new("."), 1);
+        let part = parts.iter().find(|part| part.name == name).expect("there is such a part");
+        let mut rows = part.rows(outcome);
+        let end = rows.pop().expect("there is a row for the end");
+        (rows.iter().filter(|row| row.is_met).count(), end.is_met)
+    }
+
     #[test]
-    fn a_part_that_failed_or_said_nothing_or_too_little_has_missed_its_figures() {
+    fn a_part_that_was_not_run_or_said_nothing_or_too_little_has_missed_its_figures() {
         for part in parts(Path::new("."), 1) {
-            assert!(part.rows(None).iter().all(|row| !row.is_met), "{}", part.name);
-            let silent = part.rows(Some(&outcome("")));
-            assert!(silent.iter().all(|row| !row.is_met), "{}: {silent:?}", part.name);
+            assert_eq!(figures(part.name, None), (0, false), "{}", part.name);
+            assert_eq!(figures(part.name, Some(&outcome(""))), (0, true), "{}", part.name);
         }
         let few =
             "torture: 24 runs, 48 nemeses, 199999 operations, 999999 events, 1 failed, seed 7";
-        assert_eq!(met("torture", few).iter().filter(|is_met| **is_met).count(), 1);
+        assert_eq!(figures("torture", Some(&outcome(few))), (1, true));
         let blind = "torture: 24 runs, 0 failed, seed 7; judged: fencing 0, lost 4";
         let are_met = |name: &str| unbroken(blind, name, &[name]).is_met;
         assert_eq!(["fencing", "lost", "bank"].map(are_met), [false, true, false]);
+    }
+
+    #[test]
+    fn a_command_that_failed_spoils_the_figures_that_show_it_and_the_row_of_its_end() {
+        let failed = |line: &str| Outcome { is_good: false, ..outcome(line) };
+        let slow = "availability: 4 of 5 met, 30 events each: kill p50 762 ms p99 817 ms max 817 \
+                    ms, pause p50 1009 ms p99 1017 ms max 1017 ms, isolate p50 909 ms p99 7657 ms \
+                    max 7657 ms, transfer p50 33 ms p99 38 ms max 38 ms, stop p50 36 ms p99 51 ms \
+                    max 51 ms";
+        assert_eq!(figures("availability", Some(&failed(slow))), (6, false));
         let good = "fuzz: 16 targets, 20000 rounds each, 0 crashes";
-        let failed = Outcome { is_good: false, ..outcome(good) };
-        let parts = parts(Path::new("."), 1);
-        let part = parts.iter().find(|part| part.name == "fuzz").expect("there is such a part");
-        assert!(part.rows(Some(&failed)).iter().all(|row| !row.is_met));
+        assert_eq!(figures("fuzz", Some(&failed(good))), (2, false));
+        assert_eq!(figures("fuzz", Some(&failed("fuzz: 16 tar"))), (0, false), "killed at work");
     }
 }

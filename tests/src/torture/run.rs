@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::hashes;
 use super::sum::Figures;
 use crate::cluster::Cluster;
-use crate::load::{Load, fault, keep_history};
+use crate::load::{DEMANDED, Load, fault, keep_history};
 use crate::nemesis::{Field, Kind, Nemesis};
 
 /// Ranges the load is spread over.
@@ -31,21 +31,6 @@ const STEP: Duration = Duration::from_millis(250);
 const STAGGER: Duration = Duration::from_millis(400);
 /// Operations that clients must have been answered in every run.
 const ANSWERED_MIN: usize = 300;
-/// Checkers without which a run proves nothing: all of them, and that of hashes, which of two
-/// replicas of every range has one fact a range.
-const DEMANDED: [&str; 11] = [
-    "witness",
-    "linearizable",
-    "lost",
-    "revisions",
-    "once",
-    "sets",
-    "bank",
-    "fencing",
-    "lifetimes",
-    "watches",
-    "staleness",
-];
 
 /// One nemesis, or two at once.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,24 +6,10 @@ use anyhow::Result;
 use holdfast_client::Client;
 use holdfast_testkit::check::Quota;
 use holdfast_testkit::workload::Plan;
-use holdfast_tests::{Cluster, Load, Options, Seen, fault, scenario, shared};
+use holdfast_tests::{Cluster, DEMANDED, Load, Options, Seen, fault, scenario, shared};
 
 /// What each request is given.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Checkers without which a run proves nothing.
-const DEMANDED: [&str; 11] = [
-    "witness",
-    "linearizable",
-    "lost",
-    "revisions",
-    "once",
-    "sets",
-    "bank",
-    "fencing",
-    "lifetimes",
-    "watches",
-    "staleness",
-];
 
 /// A load of every kind, in a keyspace of its own.
 async fn load(cluster: &Cluster, seed: u64) -> Result<Load> {
