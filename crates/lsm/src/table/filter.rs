@@ -8,6 +8,8 @@
 //! ```
 //! The upper half of a key's hash chooses the line, multiples of the lower half its bits.
 
+use std::sync::Arc;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::codec::{Decoder, Encode};
@@ -28,10 +30,17 @@ pub(crate) fn key_hash(family: Family, key: &[u8]) -> u64 {
 #[repr(align(64))]
 struct Line([u64; 8]);
 
-/// The filter of a table.
-#[derive(Debug)]
+impl Line {
+    fn decode(bytes: &[u8]) -> Self {
+        let mut decoder = Decoder::new(bytes);
+        Self(std::array::from_fn(|_| decoder.u64().unwrap_or(0)))
+    }
+}
+
+/// The filter of a partition. Clones share the bits.
+#[derive(Clone, Debug)]
 pub(crate) struct Filter {
-    lines: Box<[Line]>,
+    lines: Arc<[Line]>,
     probes: u32,
 }
 
@@ -42,19 +51,17 @@ impl Filter {
         let lines = bits.div_ceil(LINE_BYTES * 8);
         // ln 2 × bits per key is best for a plain filter; blocks fill unevenly and want less.
         let probes = u32::try_from(bits_per_key * 6 / 10).unwrap_or(PROBES_MAX);
-        let mut filter = Self {
-            lines: vec![Line::default(); lines].into_boxed_slice(),
-            probes: probes.clamp(1, PROBES_MAX),
-        };
+        let probes = probes.clamp(1, PROBES_MAX);
+        let mut lines = vec![Line::default(); lines];
         for hash in hashes {
-            let probes = filter.probes;
-            if let Some(line) = filter.line_index(*hash).and_then(|i| filter.lines.get_mut(i)) {
+            let at = line_index(*hash, lines.len());
+            if let Some(line) = lines.get_mut(at) {
                 for bit in bits_of(*hash, probes) {
                     line.0[bit / 64 % 8] |= 1 << (bit % 64);
                 }
             }
         }
-        filter
+        Self { lines: lines.into(), probes }
     }
 
     /// False only if no key with this hash was added.
@@ -63,7 +70,7 @@ impl Filter {
         if holdfast_env::defect!(BLOOM_FALSE_NEGATIVE) && hash.is_multiple_of(64) {
             return false;
         }
-        let Some(line) = self.line_index(hash).and_then(|i| self.lines.get(i)) else {
+        let Some(line) = self.line(hash) else {
             return true;
         };
         // All bits are looked at: to stop at the first clear one would be a branch that nobody can
@@ -75,7 +82,7 @@ impl Filter {
     /// Asks for the memory in which a key with this hash is looked for.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        if let Some(line) = self.line_index(hash).and_then(|i| self.lines.get(i)) {
+        if let Some(line) = self.line(hash) {
             prefetch(line);
         }
     }
@@ -102,18 +109,21 @@ impl Filter {
         if probes == 0 || probes > PROBES_MAX || content.len() != 8 + count * LINE_BYTES {
             return Err("filter has the wrong size");
         }
-        let mut lines = vec![Line::default(); count].into_boxed_slice();
-        for word in lines.iter_mut().flat_map(|line| &mut line.0) {
-            *word = decoder.u64().ok_or("filter is cut")?;
-        }
+        let lines = decoder.rest().chunks_exact(LINE_BYTES).map(Line::decode).collect();
         Ok(Self { lines, probes })
     }
 
     #[inline]
-    fn line_index(&self, hash: u64) -> Option<usize> {
-        let scaled = (u128::from(hash) * self.lines.len() as u128) >> 64;
-        usize::try_from(scaled).ok()
+    fn line(&self, hash: u64) -> Option<&Line> {
+        self.lines.get(line_index(hash, self.lines.len()))
     }
+}
+
+/// Which of `lines` a hash belongs to.
+#[inline]
+fn line_index(hash: u64, lines: usize) -> usize {
+    let scaled = (u128::from(hash) * lines as u128) >> 64;
+    usize::try_from(scaled).unwrap_or(usize::MAX)
 }
 
 #[inline]

@@ -3,10 +3,10 @@
 //! Its blocks would stay there until others push them out: dead weight of the size of everything
 //! compactions rewrite, in place of what somebody reads.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use crate::shared::{BlockKey, Shared};
-use crate::table::partition::Partition;
+use crate::table::partition::KeptPartition;
 use crate::table::top::Top;
 
 /// The places of the blocks of a table that is gone.
@@ -14,7 +14,7 @@ use crate::table::top::Top;
 pub(crate) struct Leftover {
     pub(super) opened_as: u64,
     pub(super) top: Top,
-    pub(super) kept: Box<[OnceLock<Arc<Partition>>]>,
+    pub(super) kept: Box<[OnceLock<KeptPartition>]>,
 }
 
 impl Leftover {
@@ -25,7 +25,8 @@ impl Leftover {
         let key = |offset| BlockKey { opened_as: self.opened_as, offset };
         for part in 0..self.top.len() {
             let Some((handle, _)) = self.top.entry(part) else { continue };
-            let kept = self.kept.get(part).and_then(OnceLock::get).cloned();
+            let kept = self.kept.get(part).and_then(OnceLock::get);
+            let kept = kept.map(|kept| kept.partition().clone());
             let cached = || shared.take_partition(&key(handle.offset));
             let Some(partition) = kept.or_else(cached) else { continue };
             for (handle, _) in partition.blocks().filter_map(|number| partition.block(number)) {

@@ -80,6 +80,29 @@ impl Partition {
     }
 }
 
+/// A partition that stays as long as its table is open. Its filter lies beside it: of a key that is
+/// not there nothing else is looked at, and each further look would wait for memory.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptPartition {
+    filter: Filter,
+    partition: Arc<Partition>,
+}
+
+impl KeptPartition {
+    pub(crate) fn new(partition: Arc<Partition>) -> Self {
+        Self { filter: partition.filter.clone(), partition }
+    }
+
+    #[inline]
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    pub(crate) fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+}
+
 /// A partition somewhere in memory.
 pub(crate) enum PartRef<'a> {
     /// It stays as long as its table is open.

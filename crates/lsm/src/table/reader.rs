@@ -15,9 +15,10 @@ use crate::error::{Error, Result};
 use crate::graveyard::{Grave, Graveyard};
 use crate::shared::{BlockKey, Shared};
 use crate::table::block::{Block, Found, Parsed, Stored};
+use crate::table::filter::Filter;
 use crate::table::format::{Handle, load_block};
 use crate::table::leftover::Leftover;
-use crate::table::partition::{PartRef, Partition};
+use crate::table::partition::{KeptPartition, PartRef, Partition};
 use crate::table::parts::{Parts, Section, load_partition, missing_is_corrupt, read_block};
 use crate::table::properties::{FamilyKey, FamilyProperties, Properties};
 use crate::table::tombstones::TableTombstones;
@@ -95,7 +96,7 @@ pub(crate) struct Table {
     opened_as: u64,
     top: Top,
     /// For every partition, what is kept of it; the others go through the cache.
-    kept: Box<[OnceLock<Arc<Partition>>]>,
+    kept: Box<[OnceLock<KeptPartition>]>,
     /// What was charged for those.
     kept_bytes: AtomicU64,
     sections: [Option<Section>; Family::COUNT],
@@ -282,8 +283,8 @@ impl Table {
     /// Memory held by filter and index outside the cache, bytes.
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
         let (mut filter, mut index) = (0, self.top.bytes() + self.tombstones.bytes());
-        for partition in self.kept.iter().filter_map(OnceLock::get) {
-            let bytes = partition.bytes();
+        for kept in self.kept.iter().filter_map(OnceLock::get) {
+            let bytes = kept.partition().bytes();
             (filter, index) = (filter + bytes.0, index + bytes.1);
         }
         (filter as u64, index as u64)
@@ -367,8 +368,8 @@ impl Table {
     pub(crate) fn spot(self: &Arc<Self>, family: Family, key: &[u8], hash: u64) -> Spot<'_> {
         let place = self.section(family).map(|section| {
             let first = section.parts.start + section.fence.seek(key);
-            if let Some(partition) = self.kept.get(first).and_then(OnceLock::get) {
-                partition.filter().prefetch(hash);
+            if let Some(kept) = self.kept_at(first) {
+                kept.filter().prefetch(hash);
             }
             (section, first)
         });
@@ -388,17 +389,18 @@ impl Table {
         if seq_max < section.properties.seq_min {
             return Ok(Lookup::Absent);
         }
+        let parts = first..section.parts.end;
+        let kept = if parts.is_empty() { None } else { self.kept_at(first) };
+        if kept.is_some_and(|kept| self.refuses(kept.filter(), hash)) {
+            return Ok(Lookup::Absent);
+        }
         // Versions of one key may span several partitions; every other search ends in its first.
-        for part in first..section.parts.end {
+        for part in parts {
             let Some(partition) = self.partition(part, fill)? else {
                 return Ok(Lookup::NeedsIo(None));
             };
-            if part == first {
-                count_one(&self.counts.checks);
-                if !partition.filter().may_contain(hash) {
-                    count_one(&self.counts.useful);
-                    return Ok(Lookup::Absent);
-                }
+            if part == first && kept.is_none() && self.refuses(partition.filter(), hash) {
+                return Ok(Lookup::Absent);
             }
             match self.search(&partition, key, seq_max, fill)? {
                 Searched::Decided(lookup) => return Ok(lookup),
@@ -406,6 +408,23 @@ impl Table {
             }
         }
         Ok(Lookup::Absent)
+    }
+
+    /// Whether a filter says that no key with this hash is there.
+    #[inline]
+    fn refuses(&self, filter: &Filter, hash: u64) -> bool {
+        count_one(&self.counts.checks);
+        let refuses = !filter.may_contain(hash);
+        if refuses {
+            count_one(&self.counts.useful);
+        }
+        refuses
+    }
+
+    /// A partition that is kept.
+    #[inline]
+    fn kept_at(&self, part: usize) -> Option<&KeptPartition> {
+        self.kept.get(part).and_then(OnceLock::get)
     }
 
     /// Looks into the blocks of one partition.
@@ -451,8 +470,8 @@ impl Table {
     /// A partition, from memory or the disk; `None` if neither is allowed to have it.
     #[inline]
     pub(crate) fn partition(&self, part: usize, fill: Fill) -> Result<Option<PartRef<'_>>> {
-        if let Some(partition) = self.kept.get(part).and_then(OnceLock::get) {
-            return Ok(Some(PartRef::Kept(partition)));
+        if let Some(kept) = self.kept_at(part) {
+            return Ok(Some(PartRef::Kept(kept.partition())));
         }
         self.partition_cached(part, fill)
     }
@@ -483,7 +502,7 @@ impl Table {
         if !self.home.shared.keep_index(bytes, false) {
             return false;
         }
-        if slot.set(partition.clone()).is_ok() {
+        if slot.set(KeptPartition::new(partition.clone())).is_ok() {
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
         } else {
             self.home.shared.release_index(bytes);
@@ -493,8 +512,8 @@ impl Table {
 
     /// A partition, past the cache: for who reads everything and only once.
     pub(crate) fn partition_once(&self, part: usize) -> Result<Arc<Partition>> {
-        match self.kept.get(part).and_then(OnceLock::get) {
-            Some(partition) => Ok(partition.clone()),
+        match self.kept_at(part) {
+            Some(kept) => Ok(kept.partition().clone()),
             None => self.read_partition(part),
         }
     }
@@ -598,7 +617,7 @@ fn partition_bytes(top: &Top) -> u64 {
 
 /// A place for every partition, filled if the node has memory for all of them, or else if they
 /// `must` be; and what was charged for them.
-type Kept = (Box<[OnceLock<Arc<Partition>>]>, AtomicU64);
+type Kept = (Box<[OnceLock<KeptPartition>]>, AtomicU64);
 
 fn keep_partitions(
     shared: &Shared,
@@ -616,7 +635,8 @@ fn keep_partitions(
     if !shared.keep_index(bytes, must) {
         return Ok((empty(), AtomicU64::new(0)));
     }
-    Ok((partitions.into_iter().map(OnceLock::from).collect(), AtomicU64::new(bytes)))
+    let kept = partitions.into_iter().map(KeptPartition::new);
+    Ok((kept.map(OnceLock::from).collect(), AtomicU64::new(bytes)))
 }
 
 /// Counts, roughly: of counts at the same moment one may be lost. A locked addition would be
