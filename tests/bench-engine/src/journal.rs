@@ -39,11 +39,19 @@ pub const FILL_BYTES: usize = 64 << 10;
 /// Disk and journal take turns of this length, so that both see the same neighbours.
 const TURN: Duration = Duration::from_millis(500);
 const TURNS: usize = 6;
-/// Time between two entries of a group that writes all the time, whatever is under way: then the
-/// disk is what a sync waits for, and not that this program answers the one before.
-const ONE_EVERY: Duration = Duration::from_micros(20);
-/// The same of 64 groups, of all together.
-const MANY_EVERY: Duration = Duration::from_micros(5);
+/// Time between two entries, of all groups together, where they are written all the time, whatever
+/// is under way: then the disk is what a sync waits for, and not that this program answers the one
+/// before. The same with one group and with 64, so that as much is synced at a time.
+const EVERY: Duration = Duration::from_micros(10);
+/// Names of the figures.
+const DISK_ONE: &str = "disk alone, writes as those of one group: fdatasync";
+const SYNCS_ONE: &str = "one group, an entry every 10 µs: fdatasync";
+const DISK_MANY: &str = "disk alone, writes as those of 64 groups: fdatasync";
+const SYNCS_MANY: &str = "64 groups, an entry every 10 µs: fdatasync";
+const ENTRIES_ONE: &str = "one group, one entry at a time: entries";
+const ENTRIES_MANY: &str = "64 groups, one entry each: entries";
+/// Batches of the journal are multiples of this.
+const BATCH_BYTES: u64 = 512;
 /// Entries under way at most.
 const UNDER_WAY_MAX: u64 = 4_096;
 
@@ -268,11 +276,10 @@ struct Disk {
     file: File,
     bytes: u64,
     offset: u64,
-    write: Vec<u8>,
 }
 
 impl Disk {
-    fn new(dir: &Path, write_bytes: usize) -> Result<Self> {
+    fn new(dir: &Path) -> Result<Self> {
         const BYTES: u64 = 128 << 20;
         let mut file =
             File::options().create_new(true).read(true).write(true).open(dir.join("raw"))?;
@@ -281,18 +288,20 @@ impl Disk {
             file.write_all(&zeros)?;
         }
         file.sync_all()?;
-        Ok(Self { file, bytes: BYTES, offset: 0, write: vec![b'w'; write_bytes] })
+        Ok(Self { file, bytes: BYTES, offset: 0 })
     }
 
-    fn turn(&mut self) -> Result<(u64, Duration)> {
+    /// Writes and syncs `write_bytes` after `write_bytes` for a turn.
+    fn turn(&mut self, write_bytes: u64) -> Result<(u64, Duration)> {
+        let write = vec![b'w'; usize::try_from(write_bytes)?];
         let (began, mut count) = (Instant::now(), 0);
         while began.elapsed() < TURN {
-            if self.offset + self.write.len() as u64 > self.bytes {
+            if self.offset + write_bytes > self.bytes {
                 self.offset = 0;
             }
-            self.file.write_all_at(&self.write, self.offset)?;
+            self.file.write_all_at(&write, self.offset)?;
             self.file.sync_data()?;
-            self.offset += self.write.len() as u64;
+            self.offset += write_bytes;
             count += 1;
         }
         Ok((count, began.elapsed()))
@@ -334,34 +343,47 @@ pub fn cool(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the syncs of one turn were, beside those of the disk alone.
+#[derive(Clone, Copy, Default)]
+struct Syncs {
+    journal: Rate,
+    disk: Rate,
+}
+
+impl Syncs {
+    /// A turn of the journal and one of the disk, which writes as many bytes at a time as the
+    /// journal just did.
+    fn turn(&mut self, log: &Running, groups: u64, disk: &mut Disk) -> Result<()> {
+        let before = log.journal.stats();
+        let (_, took) = log.turn(groups, Pace::Every(EVERY))?;
+        let after = log.journal.stats();
+        let syncs = after.syncs - before.syncs;
+        let bytes = (after.bytes_written - before.bytes_written) / syncs.max(1);
+        self.journal.add((syncs, took));
+        self.disk.add(disk.turn(bytes.next_multiple_of(BATCH_BYTES))?);
+        Ok(())
+    }
+}
+
 fn commits(dir: &Path) -> Result<Vec<Figure>> {
     let log = Running::open(&dir.join("log"))?;
     log.create_groups()?;
-    // One entry makes a batch of 512 bytes.
-    let mut disk = Disk::new(dir, 512)?;
-    let mut raw = Rate::default();
-    let mut turns = [
-        (1, Pace::Answered, Rate::default(), Rate::default()),
-        (1, Pace::Every(ONE_EVERY), Rate::default(), Rate::default()),
-        (GROUPS, Pace::Every(MANY_EVERY), Rate::default(), Rate::default()),
-        (GROUPS, Pace::Answered, Rate::default(), Rate::default()),
-    ];
+    let mut disk = Disk::new(dir)?;
+    let (mut one, mut many) = (Rate::default(), Rate::default());
+    let (mut one_syncs, mut many_syncs) = (Syncs::default(), Syncs::default());
     for _ in 0..TURNS {
-        raw.add(disk.turn()?);
-        for (groups, pace, entries, syncs) in &mut turns {
-            let before = log.journal.stats().syncs;
-            let (count, took) = log.turn(*groups, *pace)?;
-            entries.add((count, took));
-            syncs.add((log.journal.stats().syncs - before, took));
-        }
+        one.add(log.turn(1, Pace::Answered)?);
+        one_syncs.turn(&log, 1, &mut disk)?;
+        many_syncs.turn(&log, GROUPS, &mut disk)?;
+        many.add(log.turn(GROUPS, Pace::Answered)?);
     }
-    let [(.., one, _), (.., one_syncs), (.., many_syncs), (.., many, _)] = turns;
     Ok(vec![
-        figure("disk alone: fdatasync", raw.per_second(), "/s"),
-        figure("one group, one entry at a time: entries", one.per_second(), "/s"),
-        figure("one group, an entry every 20 µs: fdatasync", one_syncs.per_second(), "/s"),
-        figure("64 groups, an entry every 5 µs: fdatasync", many_syncs.per_second(), "/s"),
-        figure("64 groups, one entry each: entries", many.per_second(), "/s"),
+        figure(DISK_ONE, one_syncs.disk.per_second(), "/s"),
+        figure(SYNCS_ONE, one_syncs.journal.per_second(), "/s"),
+        figure(DISK_MANY, many_syncs.disk.per_second(), "/s"),
+        figure(SYNCS_MANY, many_syncs.journal.per_second(), "/s"),
+        figure(ENTRIES_ONE, one.per_second(), "/s"),
+        figure(ENTRIES_MANY, many.per_second(), "/s"),
     ])
 }
 
@@ -407,13 +429,10 @@ pub fn run(root: &Path, bytes: u64) -> Result<Vec<Shown>> {
 pub fn judge(shown: &[Shown]) -> (String, usize, usize) {
     let Some(ours) = shown.first() else { return (String::new(), 0, 0) };
     let get = |name: &str| ours.figures.iter().find(|f| f.name == name).map_or(0.0, |f| f.value);
-    let disk = get("disk alone: fdatasync");
-    let one = get("one group, an entry every 20 µs: fdatasync");
-    let many = get("64 groups, an entry every 5 µs: fdatasync");
-    let grown =
-        get("64 groups, one entry each: entries") / get("one group, one entry at a time: entries");
+    let (one, many) = (get(SYNCS_ONE), get(SYNCS_MANY));
+    let grown = get(ENTRIES_MANY) / get(ENTRIES_ONE);
     let mut wanted = vec![
-        ("fdatasync of one group, of the disk's own rate".to_owned(), one / disk, 0.95),
+        ("fdatasync of one group, of the disk's own rate".to_owned(), one / get(DISK_ONE), 0.95),
         ("fdatasync of 64 groups, of the rate of one".to_owned(), many / one, 0.95),
         ("entries of 64 groups, times those of one".to_owned(), grown, 20.0),
     ];

@@ -32,6 +32,9 @@ const EXPIRY_LIMIT: Duration = Duration::from_secs(120);
 const RECLAIM_LIMIT: Duration = Duration::from_secs(120);
 /// How much slower than in peace the slowest hundredth of operations may be.
 const SLOWER_MAX: f64 = 2.0;
+/// How often it is looked how many are removed, in peace as well: that takes a batch of puts, which
+/// the clients feel.
+const METER_INTERVAL: Duration = Duration::from_secs(2);
 /// What may be left of the files, per cent.
 const LEFT_PERCENT_MAX: f64 = 10.0;
 
@@ -59,7 +62,7 @@ pub async fn run(arguments: &BenchArgs) -> Result<Report> {
     beside.fill().await?;
     sleep(SETTLE).await;
     let held_bytes = nodes.range_bytes_max();
-    let quiet = beside.run(sleep(quiet_time)).await?;
+    let quiet = beside.run(metered(&beside, quiet_time)).await?;
     sleep_until(due - Duration::from_millis(100)).await;
     let before = beside.changes_of_others().await?;
     let storm = beside.run(removed(&beside, before + arguments.keys, due)).await?;
@@ -101,13 +104,23 @@ fn findings(quiet: &Seen, storm: &Seen) -> Vec<Finding> {
     ]
 }
 
+/// Waits for `time`, and looks meanwhile as often as [`removed`] does.
+async fn metered(beside: &Steady, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        // What it finds does not matter, and whether it can be asked shows in the clients' errors.
+        let _ = beside.changes_of_others().await;
+        sleep_until(end.min(Instant::now() + METER_INTERVAL)).await;
+    }
+}
+
 /// Waits until ranges have seen `changes` that are not of `beside`, or for too long.
 async fn removed(beside: &Steady, changes: u64, due: Instant) {
     while due.elapsed() < EXPIRY_LIMIT {
         if beside.changes_of_others().await.is_ok_and(|seen| seen >= changes) {
             return;
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(METER_INTERVAL).await;
     }
 }
 
