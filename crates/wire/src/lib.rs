@@ -1,4 +1,4 @@
-//! Generated code of `proto/` (public, peer, system) and checked conversions to `model`.
+//! Generated code of `proto/` (public, peer, system, etcd) and checked conversions to `model`.
 //!
 //! Owns: the messages as they travel, their conversions, the typed error detail.
 //! Must never know: how a request is served.
@@ -22,6 +22,43 @@ pub mod v1 {
     /// The public API's descriptors, for the reflection service.
     pub const DESCRIPTORS: &[u8] =
         include_bytes!(concat!(env!("OUT_DIR"), "/holdfast_v1_descriptor.bin"));
+}
+
+/// Names and messages of the etcd v3 API. Packages, services, messages and numbers are etcd's, so
+/// that its clients connect unchanged; `tests/golden/etcd-api.txt` holds them still.
+pub mod etcd {
+    /// Keys and events.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+
+    /// Users and permissions.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+
+    /// Keys, watches, leases, members, maintenance, users.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+
+    /// Locks.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+
+    /// Elections.
+    #[allow(missing_docs, clippy::all, clippy::disallowed_methods)]
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
+
+    /// The etcd API's descriptors, for the reflection service.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd_descriptor.bin"));
 }
 
 /// What is stored in range 0 and in a node's own files.
