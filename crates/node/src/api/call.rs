@@ -103,3 +103,26 @@ pub struct Staleness {
     /// The bound rests on clocks being within the configured offset.
     pub clock_based: bool,
 }
+
+impl Staleness {
+    /// Of what was read in two places: as old as the older one, and proven only if both are.
+    pub(crate) fn together_with(self, other: Self) -> Self {
+        let bound = self.bound.max(other.bound);
+        Self { bound, clock_based: self.clock_based || other.clock_based }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rests_on_clocks_in_one_place_rests_on_clocks_as_a_whole() {
+        let [short, long] = [500, 691].map(Duration::from_millis);
+        let by_clock = Staleness { bound: short, clock_based: true };
+        let proven = Staleness { bound: long, clock_based: false };
+        let both = Staleness { bound: long, clock_based: true };
+        assert_eq!(by_clock.together_with(proven), both);
+        assert_eq!(proven.together_with(by_clock), both);
+    }
+}

@@ -256,9 +256,8 @@ impl Merge {
         let Some(cursor) = self.cursors.get_mut(index) else { return Ok(()) };
         if cursor.pinned.is_none() {
             cursor.pinned = Some(served.point());
-            let later = |a: Staleness, b: Staleness| if a.bound >= b.bound { a } else { b };
             self.staleness = match (self.staleness, served.staleness) {
-                (Some(a), Some(b)) => Some(later(a, b)),
+                (Some(a), Some(b)) => Some(a.together_with(b)),
                 (a, b) => a.or(b),
             };
         }
