@@ -107,7 +107,13 @@ pub const CAUGHT_BY: &[(Defect, &[Scenario])] = &[
     ),
     (d::RENAME_BEFORE_SYNC, &[storage("engine", 3)]),
     (d::BLOOM_FALSE_NEGATIVE, &[storage("engine", 3)]),
-    (d::TOMBSTONE_DROPPED_EARLY, &[storage("node", 3)]),
+    (
+        d::TOMBSTONE_DROPPED_EARLY,
+        &[
+            storage("engine", 3),
+            lsm("model", "any_operations_under_any_options_answer_like_the_model"),
+        ],
+    ),
     (
         d::FAILED_FSYNC_RETRIED,
         &[storage("flight", 30), journal("commit", "a_failed_sync_poisons_the_journal")],
