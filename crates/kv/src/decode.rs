@@ -4,7 +4,10 @@ use bytes::Bytes;
 use holdfast_model::LogIndex;
 use prost::Message;
 
-use crate::command::{APPLY_VERSION, Envelope, Operation, Txn, TxnOperation, TxnStep};
+use crate::command::{
+    APPLY_VERSION, Envelope, EtcdOperation, EtcdStep, EtcdTxn, Operation, Txn, TxnOperation,
+    TxnStep,
+};
 use crate::{Error, Kind, LogEntry, LogPosition, Result};
 
 /// A decoded entry.
@@ -58,6 +61,7 @@ fn is_known(operation: Option<&Operation>) -> bool {
     match operation {
         None => false,
         Some(Operation::Txn(txn)) => is_known_txn(txn),
+        Some(Operation::Etcd(txn)) => is_known_etcd(txn),
         Some(Operation::Configure(configure)) => configure.apply_version <= APPLY_VERSION,
         Some(_) => true,
     }
@@ -67,6 +71,16 @@ fn is_known_txn(txn: &Txn) -> bool {
     let known = |step: &TxnStep| match &step.operation {
         None => false,
         Some(TxnOperation::Txn(txn)) => is_known_txn(txn),
+        Some(_) => true,
+    };
+    txn.compares.iter().all(|compare| compare.target.is_some())
+        && txn.success.iter().chain(&txn.failure).all(known)
+}
+
+fn is_known_etcd(txn: &EtcdTxn) -> bool {
+    let known = |step: &EtcdStep| match &step.operation {
+        None => false,
+        Some(EtcdOperation::Txn(txn)) => is_known_etcd(txn),
         Some(_) => true,
     };
     txn.compares.iter().all(|compare| compare.target.is_some())

@@ -42,8 +42,8 @@ pub use holdfast_lsm::{Cached, ReadPoint};
 pub use log::{Applied, ApplyResult, Kind, LogEntry, LogPosition};
 pub use machine::StateMachine;
 pub use outcome::{
-    LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState, Mutation, Outcome, Refusal,
-    Renewal, TxnOutcome, TxnResult,
+    EtcdOutcome, EtcdResult, LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState,
+    Mutation, Outcome, Refusal, Renewal, TxnOutcome, TxnResult,
 };
 pub use prefetch::{ColdPart, Prepared, Warmed};
 pub use reader::{At, ChangesPage, CountPage, LeaseInfo, Page, Reader, ScanRequest, SessionStats};

@@ -10,13 +10,16 @@ use crate::{Entry, Truth};
 pub enum Outcome {
     /// A put, delete or increment was carried out (a delete also where nothing was there).
     Applied(Mutation),
-    /// The condition of a put or delete did not hold; nothing changed.
+    /// The condition of a put or delete did not hold; nothing changed. Of an etcd transaction: a
+    /// put keeps the value or lease of a key that does not exist.
     ConditionFailed {
         /// What stands there instead; none where the key does not exist.
         current: Option<Entry>,
     },
     /// A transaction ran one of its branches.
     Txn(TxnOutcome),
+    /// A transaction as etcd means it ran.
+    Etcd(EtcdOutcome),
     /// A lease was granted or revoked.
     Lease(LeaseOutcome),
     /// What became of each lease of a renewal, in its order.
@@ -116,6 +119,59 @@ pub enum TxnResult {
         succeeded: bool,
         /// One result per step of the branch that ran.
         results: Vec<TxnResult>,
+    },
+}
+
+/// A transaction as etcd means it that ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EtcdOutcome {
+    /// Whether all compares held.
+    pub succeeded: bool,
+    /// Its revision; the range's current one where nothing changed.
+    pub revision: Revision,
+    /// Whether it changed anything.
+    pub changed: bool,
+    /// One result per step of the branch that ran.
+    pub results: Vec<EtcdResult>,
+}
+
+/// What one step of an etcd transaction gave. `revision` is the range's newest one after the step,
+/// as etcd tells it in the header of the step's response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EtcdResult {
+    /// What a range read found.
+    Range {
+        /// Filtered, sorted and cut; empty where only the count was asked for.
+        entries: Vec<Entry>,
+        /// Whether the limit cut the answer.
+        more: bool,
+        /// How many keys the range has, before filters and limit.
+        count: u64,
+        /// The newest revision after the step.
+        revision: Revision,
+    },
+    /// A value was stored.
+    Put {
+        /// What it replaced, where asked for.
+        previous: Option<Entry>,
+        /// The newest revision after the step.
+        revision: Revision,
+    },
+    /// Keys were removed.
+    DeleteRange {
+        /// How many.
+        count: u64,
+        /// The removed entries in order of keys, where asked for.
+        previous: Vec<Entry>,
+        /// The newest revision after the step.
+        revision: Revision,
+    },
+    /// What a transaction in the transaction gave.
+    Txn {
+        /// Whether its compares held.
+        succeeded: bool,
+        /// One result per step of the branch that ran.
+        results: Vec<EtcdResult>,
     },
 }
 

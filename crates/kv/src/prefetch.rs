@@ -13,7 +13,9 @@ use bytes::Bytes;
 use holdfast_lsm::{Cached, Engine, Family, ReadPoint, Record};
 use holdfast_model::LeaseId;
 
-use crate::command::{Command, Operation, Txn, TxnOperation, TxnStep};
+use crate::command::{
+    Command, EtcdKeys, EtcdOperation, EtcdStep, EtcdTxn, Operation, Txn, TxnOperation, TxnStep,
+};
 use crate::decode::{Body, Decoded};
 use crate::records::{
     Attachment, Class, Due, Floors, LockRecord, Subject, attachment_from_key, attachments_of,
@@ -156,6 +158,7 @@ impl<'a> Look<'a> {
             Operation::Increment(increment) => self.need(Need::Key(increment.key.clone())),
             Operation::DeleteRange(delete) => self.interval(&delete.start, &delete.end),
             Operation::Txn(txn) => self.txn(txn),
+            Operation::Etcd(txn) => self.etcd(txn),
             Operation::LeaseGrant(grant) => self.lease_of(grant.id),
             Operation::LeaseRevoke(revoke) => {
                 self.lease_of(revoke.id)?;
@@ -203,6 +206,35 @@ impl<'a> Look<'a> {
             Some(TxnOperation::DeleteRange(delete)) => self.interval(&delete.start, &delete.end),
             Some(TxnOperation::Txn(txn)) => self.txn(txn),
             None => Ok(()),
+        }
+    }
+
+    fn etcd(&mut self, txn: &EtcdTxn) -> Result<()> {
+        for compare in &txn.compares {
+            self.etcd_keys(compare.keys())?;
+        }
+        txn.success.iter().chain(&txn.failure).try_for_each(|step| self.etcd_step(step))
+    }
+
+    fn etcd_step(&mut self, step: &EtcdStep) -> Result<()> {
+        match &step.operation {
+            // What an older revision had is read by apply: it is seldom asked for in a transaction.
+            Some(EtcdOperation::Range(range)) if range.revision > 0 => Ok(()),
+            Some(EtcdOperation::Range(range)) => self.etcd_keys(range.keys()),
+            Some(EtcdOperation::Put(put)) => {
+                self.need(Need::Key(put.key.clone()))?;
+                self.lease_of(put.lease)
+            }
+            Some(EtcdOperation::DeleteRange(delete)) => self.etcd_keys(delete.keys()),
+            Some(EtcdOperation::Txn(txn)) => self.etcd(txn),
+            None => Ok(()),
+        }
+    }
+
+    fn etcd_keys(&mut self, keys: EtcdKeys) -> Result<()> {
+        match keys {
+            EtcdKeys::One(key) => self.need(Need::Key(key)),
+            EtcdKeys::Interval(start, end) => self.interval(&start, &end),
         }
     }
 

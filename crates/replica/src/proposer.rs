@@ -238,6 +238,7 @@ fn grows(command: &Command) -> bool {
         | Operation::LeaseGrant(_)
         | Operation::LockAcquire(_)
         | Operation::SessionOpen(_) => true,
+        Operation::Etcd(txn) => txn.stores(),
         Operation::Delete(_)
         | Operation::DeleteRange(_)
         | Operation::Renew(_)

@@ -10,6 +10,7 @@
 //!   whether the engine still holds such a key.
 
 mod data;
+mod etcd;
 mod expire;
 mod lease;
 mod lock;
@@ -27,6 +28,7 @@ use crate::reader::Published;
 use crate::records::{APPLIED, Floors, MEMBERSHIP, Mark};
 use crate::sessions::Sessions;
 use crate::working::Working;
+pub(crate) use etcd::{EtcdGround, etcd_walk};
 pub(crate) use lock::state_of;
 pub(crate) use range::compactable;
 
@@ -181,6 +183,7 @@ impl<'a> Applier<'a> {
             Operation::Compact(compact) => self.compact(&compact),
             Operation::Configure(configure) => self.configure(&configure),
             Operation::Noop(()) => Ok(Outcome::Noop),
+            Operation::Etcd(txn) => self.etcd(&txn),
             operation => self.mutation(&operation),
         }
     }

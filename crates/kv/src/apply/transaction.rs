@@ -21,7 +21,7 @@ use crate::working::Visit;
 use crate::{Entry, Outcome, Previous, Refusal, TxnOutcome, TxnResult};
 
 /// What a transaction runs on.
-trait Ground {
+pub(super) trait Ground {
     /// The entry of a key, as the steps so far left it.
     fn get(&mut self, key: &Bytes) -> Step<Option<Entry>>;
     /// Visits the keys of `[start, end)` in order, as the steps so far left them.
@@ -243,14 +243,15 @@ fn compares(target: &CompareTarget, comparison: Comparison, entry: Option<&Entry
 }
 
 /// The live state: steps change it, under the revision after the newest.
-struct Live<'b, 'a> {
-    applier: &'b mut Applier<'a>,
+pub(super) struct Live<'b, 'a> {
+    pub applier: &'b mut Applier<'a>,
     /// How many changes the transaction has made.
-    ordinal: u32,
+    pub ordinal: u32,
 }
 
 impl Live<'_, '_> {
-    fn revision(&self) -> Revision {
+    /// The revision of the changes.
+    pub fn revision(&self) -> Revision {
         Revision(self.applier.work.revision.0 + 1)
     }
 

@@ -6,10 +6,11 @@
 //! * The bytes of an envelope are protobuf of the structs below; tags are never reused. Golden
 //!   bytes under `tests/golden` hold them still.
 //! * Byte fields decode without copying, as slices of the entry.
-//! * A field or operation added later comes with a raised [`APPLY_VERSION`]; a replica that does
-//!   not know it stops before applying.
+//! * A replica that meets an operation it does not know stops before applying. A field added later,
+//!   or a changed meaning, comes with a raised [`APPLY_VERSION`], which does the same.
 
 mod data;
+mod etcd;
 mod lease;
 mod lock;
 mod range;
@@ -21,6 +22,10 @@ use holdfast_model::ClientId;
 use prost::Message;
 
 pub use data::{Condition, Delete, DeleteRange, Increment, Put};
+pub use etcd::{
+    ETCD_DEPTH_MAX, EtcdCompare, EtcdDelete, EtcdKeys, EtcdOperation, EtcdOrder, EtcdPut,
+    EtcdRange, EtcdSort, EtcdStep, EtcdTarget, EtcdTxn,
+};
 pub use lease::{LeaseGrant, LeaseRevoke, Renew};
 pub use lock::{
     LOCK_OWNER_BYTES_MAX, LOCK_VALUE_BYTES_MAX, LOCK_WAITERS_MAX, LockAcquire, LockKeepAlive,
@@ -170,7 +175,7 @@ pub struct Item {
     /// What to do. Decodes to `None` where this build does not know the operation.
     #[prost(
         oneof = "Operation",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
     )]
     pub operation: Option<Operation>,
 }
@@ -232,6 +237,15 @@ pub enum Operation {
     /// Does nothing but carry the stamp.
     #[prost(message, tag = "19")]
     Noop(()),
+    /// A transaction as etcd means it.
+    #[prost(message, tag = "20")]
+    Etcd(EtcdTxn),
+}
+
+impl From<EtcdTxn> for Operation {
+    fn from(txn: EtcdTxn) -> Self {
+        Self::Etcd(txn)
+    }
 }
 
 macro_rules! operation_from {

@@ -9,6 +9,7 @@
 //! * What can be read is judged by the replicated compacted revision, never by what is left.
 
 mod coordination;
+mod etcd;
 mod history;
 mod pages;
 

@@ -120,7 +120,7 @@ impl Reader {
 
     /// Visits shown entries until `take` declines one or `examined_max` keys were looked at; then
     /// gives the place to go on from.
-    fn walk(
+    pub(super) fn walk(
         &self,
         view: &View,
         request: &ScanRequest,

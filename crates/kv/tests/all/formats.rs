@@ -94,7 +94,56 @@ fn operations() -> Vec<(&'static str, Operation)> {
         ("compact", Compact { revision: 77 }.into()),
         ("configure", configure(span, 3, history).into()),
         ("noop", Operation::Noop(())),
+        ("etcd", etcd_transaction().into()),
     ]
+}
+
+/// An etcd transaction with every target and every step.
+fn etcd_transaction() -> EtcdTxn {
+    let bytes = Bytes::from_static;
+    let compare = |target| EtcdCompare {
+        key: bytes(b"k"),
+        range_end: bytes(b"l"),
+        comparison: Comparison::Less.into(),
+        target: Some(target),
+    };
+    let range = EtcdRange {
+        key: bytes(b"a"),
+        range_end: bytes(b"b"),
+        limit: 9,
+        revision: 8,
+        order: EtcdOrder::Descend.into(),
+        sort: EtcdSort::Mod.into(),
+        keys_only: true,
+        count_only: true,
+        min_mod_revision: 1,
+        max_mod_revision: 2,
+        min_create_revision: 3,
+        max_create_revision: 4,
+    };
+    let put = EtcdPut {
+        key: bytes(b"k"),
+        value: bytes(b"v"),
+        lease: 7,
+        return_previous: true,
+        ignore_value: true,
+        ignore_lease: true,
+    };
+    let delete = EtcdDelete { key: bytes(b"a"), range_end: bytes(b"\0"), return_previous: true };
+    EtcdTxn {
+        compares: vec![
+            compare(EtcdTarget::Version(1)),
+            compare(EtcdTarget::CreateRevision(2)),
+            compare(EtcdTarget::ModRevision(3)),
+            compare(EtcdTarget::Value(bytes(b"v"))),
+            compare(EtcdTarget::Lease(-1)),
+        ],
+        success: vec![EtcdOperation::Range(range).into(), EtcdOperation::Put(put).into()],
+        failure: vec![
+            EtcdOperation::DeleteRange(delete).into(),
+            EtcdOperation::Txn(EtcdTxn::default()).into(),
+        ],
+    }
 }
 
 /// A transaction with every compare and every step.

@@ -3,6 +3,7 @@
 mod batching;
 mod bounds;
 mod clearing;
+mod etcd;
 mod exactly_once;
 mod formats;
 mod limits;

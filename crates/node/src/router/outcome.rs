@@ -82,6 +82,12 @@ fn kind_of(outcome: kv::Outcome) -> Kind {
             results: t.results.into_iter().map(step_message).collect(),
             results_lost: t.results_lost,
         }),
+        kv::Outcome::Etcd(etcd) => Kind::Etcd(peer::ForwardEtcd {
+            succeeded: etcd.succeeded,
+            revision: etcd.revision.0,
+            changed: etcd.changed,
+            results: etcd.results.into_iter().map(etcd_message).collect(),
+        }),
         kv::Outcome::Lease(l) => Kind::Lease(peer::ForwardLease {
             id: l.id.0,
             ttl_ms: l.ttl_ms,
@@ -128,6 +134,12 @@ pub(crate) fn from_message(message: peer::ForwardOutcome) -> ItemResult {
             changed: t.changed,
             results: t.results.into_iter().map(step_from).collect::<Result<_, _>>()?,
             results_lost: t.results_lost,
+        }),
+        Kind::Etcd(etcd) => kv::Outcome::Etcd(kv::EtcdOutcome {
+            succeeded: etcd.succeeded,
+            revision: Revision(etcd.revision),
+            changed: etcd.changed,
+            results: etcd.results.into_iter().map(etcd_from).collect::<Result<_, _>>()?,
         }),
         Kind::Lease(l) => kv::Outcome::Lease(kv::LeaseOutcome {
             id: LeaseId(l.id),
@@ -188,6 +200,57 @@ fn step_from(message: peer::ForwardTxnResult) -> Result<kv::TxnResult, ApiError>
         Kind::Txn => kv::TxnResult::Txn {
             succeeded: message.flag,
             results: message.results.into_iter().map(step_from).collect::<Result<_, _>>()?,
+        },
+        Kind::Unspecified => {
+            return Err(ApiError::Internal("a forwarded step of an unknown kind".into()));
+        }
+    })
+}
+
+fn etcd_message(result: kv::EtcdResult) -> peer::ForwardEtcdResult {
+    use peer::forward_etcd_result::Kind;
+    let of = |kind: Kind, revision: Revision| peer::ForwardEtcdResult {
+        kind: kind.into(),
+        revision: revision.0,
+        ..Default::default()
+    };
+    match result {
+        kv::EtcdResult::Range { entries, more, count, revision } => {
+            let entries = entries.into_iter().map(convert::entry).collect();
+            peer::ForwardEtcdResult { entries, flag: more, count, ..of(Kind::Range, revision) }
+        }
+        kv::EtcdResult::Put { previous, revision } => {
+            let entries = previous.map(convert::entry).into_iter().collect();
+            peer::ForwardEtcdResult { entries, ..of(Kind::Put, revision) }
+        }
+        kv::EtcdResult::DeleteRange { count, previous, revision } => {
+            let entries = previous.into_iter().map(convert::entry).collect();
+            peer::ForwardEtcdResult { entries, count, ..of(Kind::DeleteRange, revision) }
+        }
+        kv::EtcdResult::Txn { succeeded, results } => {
+            let results = results.into_iter().map(etcd_message).collect();
+            peer::ForwardEtcdResult { flag: succeeded, results, ..of(Kind::Txn, Revision(0)) }
+        }
+    }
+}
+
+fn etcd_from(message: peer::ForwardEtcdResult) -> Result<kv::EtcdResult, ApiError> {
+    use peer::forward_etcd_result::Kind;
+    let kind = message.kind();
+    let mut entries = message.entries.into_iter().map(convert::entry_from);
+    let (count, revision) = (message.count, Revision(message.revision));
+    Ok(match kind {
+        Kind::Range => {
+            let entries = entries.collect();
+            kv::EtcdResult::Range { entries, more: message.flag, count, revision }
+        }
+        Kind::Put => kv::EtcdResult::Put { previous: entries.next(), revision },
+        Kind::DeleteRange => {
+            kv::EtcdResult::DeleteRange { count, previous: entries.collect(), revision }
+        }
+        Kind::Txn => kv::EtcdResult::Txn {
+            succeeded: message.flag,
+            results: message.results.into_iter().map(etcd_from).collect::<Result<_, _>>()?,
         },
         Kind::Unspecified => {
             return Err(ApiError::Internal("a forwarded step of an unknown kind".into()));
@@ -287,6 +350,19 @@ mod tests {
         }
     }
 
+    fn etcd() -> kv::EtcdOutcome {
+        let revision = Revision(5);
+        let (more, count, entries) = (true, 9, vec![entry(), entry()]);
+        let range = kv::EtcdResult::Range { entries, more, count, revision };
+        let results = vec![
+            kv::EtcdResult::Put { previous: Some(entry()), revision },
+            kv::EtcdResult::Put { previous: None, revision },
+            kv::EtcdResult::DeleteRange { count: 3, previous: vec![entry()], revision },
+            kv::EtcdResult::Txn { succeeded: false, results: vec![range] },
+        ];
+        kv::EtcdOutcome { succeeded: true, revision, changed: true, results }
+    }
+
     fn outcomes() -> Vec<kv::Outcome> {
         let steps = vec![
             kv::TxnResult::Get(Some(entry())),
@@ -329,6 +405,7 @@ mod tests {
                 results: steps,
                 results_lost: false,
             }),
+            kv::Outcome::Etcd(etcd()),
             kv::Outcome::Lease(kv::LeaseOutcome {
                 id: LeaseId(1),
                 ttl_ms: 2,

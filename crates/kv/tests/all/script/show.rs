@@ -39,6 +39,11 @@ pub fn outcome(outcome: &Outcome) -> String {
             let lost = if txn.results_lost { " results lost" } else { "" };
             format!("txn {branch} {at} {}{lost}: {}", txn.revision, results.join(", "))
         }
+        Outcome::Etcd(txn) => {
+            let branch = if txn.succeeded { "then" } else { "else" };
+            let at = if txn.changed { "changed at" } else { "unchanged at" };
+            format!("etcd {branch} {at} {}: {:?}", txn.revision, txn.results)
+        }
         Outcome::Lease(lease) if lease.ttl_ms == 0 => {
             format!("lease ended at {}, {} keys", lease.revision, lease.keys_removed)
         }

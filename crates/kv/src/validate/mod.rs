@@ -1,5 +1,7 @@
 //! What is refused before anything is proposed: sizes, counts and contradictions.
 
+mod etcd;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -140,6 +142,7 @@ impl Limits {
             Operation::DeleteRange(delete) => self.interval(&delete.start, &delete.end),
             Operation::Increment(increment) => self.increment(increment),
             Operation::Txn(txn) => self.txn(txn),
+            Operation::Etcd(txn) => self.etcd(txn),
             Operation::LeaseGrant(grant) => {
                 lease(grant.id)?;
                 self.ttl(grant.ttl_ms)
