@@ -82,6 +82,7 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
                 tokio::select! {
                     () = sleep(wait) => {}
                     () = inner.progress.due_earlier.notified() => {}
+                    () = inner.progress.clock_wanted.notified() => {}
                     changed = leader.changed() => if changed.is_err() { return },
                 }
             } else {
@@ -99,7 +100,7 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
 async fn expire_of_backlog(inner: &Inner) -> bool {
     let turn = tokio::select! {
         turn = inner.admission.backlog_turn() => turn,
-        () = urgent_due(inner) => return expire_once(inner).await,
+        () = urgent(inner) => return expire_once(inner).await,
     };
     let begin = inner.clock.monotonic();
     let is_more = expire_once(inner).await;
@@ -107,7 +108,7 @@ async fn expire_of_backlog(inner: &Inner) -> bool {
         let took = inner.clock.monotonic().saturating_sub(begin);
         tokio::select! {
             () = sleep(rest_after(took, lateness(inner))) => {}
-            () = urgent_due(inner) => {}
+            () = urgent(inner) => {}
         }
     }
     drop(turn);
@@ -127,6 +128,14 @@ fn rest_after(took: Duration, late: Duration) -> Duration {
     let share = beyond.as_secs_f64() / (EXPIRE_LATE_MAX - EXPIRE_LATE).as_secs_f64();
     let saved = f64::from(EXPIRE_REST - EXPIRE_REST_LATE) * share;
     took.mul_f64(f64::from(EXPIRE_REST) - saved).min(EXPIRE_REST_MAX)
+}
+
+/// Ends when others' turns and rests have to wait for an `Expire`.
+async fn urgent(inner: &Inner) {
+    tokio::select! {
+        () = urgent_due(inner) => {}
+        () = inner.progress.clock_wanted.notified() => {}
+    }
 }
 
 /// Ends when a lease, a lock or a session is due, and when this replica leads no longer.

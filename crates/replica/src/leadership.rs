@@ -187,6 +187,11 @@ impl Leadership {
         *heard = Some(heard.map_or(told, |before| before.and_then(told)));
     }
 
+    /// The range clock after the last apply.
+    pub(crate) fn applied_ms(&self) -> u64 {
+        self.applied_clock_ms.load(Ordering::Acquire)
+    }
+
     /// Notes the range clock after an apply.
     pub(crate) fn applied(&self, clock_ms: u64) {
         let now = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);

@@ -23,6 +23,7 @@ use crate::leadership::Leadership;
 use crate::options::{READS_WAITING_MAX, Timings};
 use crate::proposer::leader_of;
 use crate::raft::Group;
+use crate::raft::machine::Progress;
 use crate::raft::network::NetworkShared;
 
 /// How long one round may take before it is given up and its reads decide what to do.
@@ -78,6 +79,7 @@ pub(crate) struct RoundTask {
     pub(crate) assurance: Assurance,
     pub(crate) raft: Group,
     pub(crate) leadership: Arc<Leadership>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) network: Arc<NetworkShared>,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -130,6 +132,9 @@ impl RoundTask {
         // entry of this term.
         if timeout(ROUND_MAX, self.leadership.settled()).await.is_err() {
             return Err(ReadError::NoQuorum("this term's clock has not begun".into()));
+        }
+        if timeout(ROUND_MAX, self.progress.nothing_shown_late()).await.is_err() {
+            return Err(ReadError::NoQuorum("the range's clock does not go on".into()));
         }
         if self.assurance == Assurance::Quorum && defect!(READ_INDEX_WITHOUT_QUORUM) {
             return self.unconfirmed();

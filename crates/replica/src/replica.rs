@@ -388,6 +388,7 @@ fn new_progress(
         epoch: AtomicU64::new(0),
         due_ms: AtomicU64::new(u64::MAX),
         due_earlier: Notify::new(),
+        clock_wanted: Notify::new(),
         hub,
         leadership: leadership.clone(),
     };
@@ -498,6 +499,7 @@ impl Inner {
             assurance,
             raft: self.raft.clone(),
             leadership: self.leadership.clone(),
+            progress: self.progress.clone(),
             network: self.network.clone(),
             proofs: self.proofs.clone(),
             clock: self.clock.clone(),

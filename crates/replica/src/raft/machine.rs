@@ -40,6 +40,9 @@ const COLD_READS_MAX: usize = 8;
 /// How often a flush looks whether the journal lets it go on.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
+/// How long after its time something may still be shown, milliseconds of the leader's clock.
+const SHOWN_LATE_MAX_MS: u64 = 100;
+
 /// What the rest of the replica learns from apply.
 pub(crate) struct Progress {
     /// Index of the last applied entry.
@@ -49,6 +52,8 @@ pub(crate) struct Progress {
     pub(crate) due_ms: AtomicU64,
     /// Rung when something became due earlier than was known.
     pub(crate) due_earlier: Notify,
+    /// Rung when a read waits for the range's clock to go on.
+    pub(crate) clock_wanted: Notify,
     pub(crate) hub: Arc<Hub>,
     pub(crate) leadership: Arc<Leadership>,
 }
@@ -77,6 +82,28 @@ impl Progress {
         if due_ms < self.due_ms.fetch_min(due_ms, Ordering::AcqRel) {
             self.due_earlier.notify_one();
         }
+    }
+
+    /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] ago by
+    /// this leader's clock. An `Expire` follows at once where something is due, so there is nothing to
+    /// wait for, except where the process stood still or commits take long.
+    pub(crate) async fn nothing_shown_late(&self) {
+        if !self.shows_late() {
+            return;
+        }
+        let mut applied = self.applied.subscribe();
+        while self.shows_late() {
+            self.clock_wanted.notify_one();
+            // Its sender does not go before this does.
+            let _ = applied.changed().await;
+        }
+    }
+
+    fn shows_late(&self) -> bool {
+        let due_ms = self.due_ms.load(Ordering::Acquire);
+        // What the applied clock has reached is hidden, removed or not.
+        due_ms > self.leadership.applied_ms()
+            && due_ms.saturating_add(SHOWN_LATE_MAX_MS) < self.leadership.told_ms()
     }
 
     /// Looks up when something is due next. Cost: a look into the expiry index.

@@ -126,6 +126,7 @@ impl Stores {
             epoch: AtomicU64::new(0),
             due_ms: AtomicU64::new(u64::MAX),
             due_earlier: Notify::new(),
+            clock_wanted: Notify::new(),
             hub: Hub::new(WATCHES, reader.point()),
             leadership: Arc::new(leadership),
         };

@@ -40,6 +40,8 @@ pub struct VirtualClock {
     percent: u32,
     /// How far its wall clock was set ahead, milliseconds.
     ahead_ms: AtomicU64,
+    /// How much passed on it while everybody else stood still, milliseconds.
+    skipped_ms: AtomicU64,
     /// When it stopped, if it did.
     frozen: OnceLock<Duration>,
 }
@@ -54,6 +56,7 @@ impl VirtualClock {
             start: tokio::time::Instant::now(),
             percent,
             ahead_ms: AtomicU64::new(0),
+            skipped_ms: AtomicU64::new(0),
             frozen: OnceLock::new(),
         }
     }
@@ -64,13 +67,20 @@ impl VirtualClock {
         self.ahead_ms.store(by_ms, Ordering::Release);
     }
 
+    /// Lets `by` pass on it at once, as it does for a process that stood still.
+    pub fn skip(&self, by: Duration) {
+        let by_ms = u64::try_from(by.as_millis()).unwrap();
+        self.skipped_ms.fetch_add(by_ms, Ordering::AcqRel);
+    }
+
     /// Lets it stand still from now on.
     pub fn freeze(&self) {
         self.frozen.get_or_init(|| self.elapsed());
     }
 
     fn elapsed(&self) -> Duration {
-        let running = || self.start.elapsed() * self.percent / 100;
+        let skipped = Duration::from_millis(self.skipped_ms.load(Ordering::Acquire));
+        let running = || self.start.elapsed() * self.percent / 100 + skipped;
         self.frozen.get().copied().unwrap_or_else(running)
     }
 }

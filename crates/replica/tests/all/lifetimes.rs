@@ -123,3 +123,16 @@ async fn a_lease_runs_on_while_no_node_does() {
     let leader = cluster.leader().await;
     assert_eq!(read(leader, "longer", ReadLevel::Linearizable).await, Ok(Some("v".into())));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_while_its_leader_stood_still_is_not_shown_after_that() {
+    let (cluster, leader) = led_by_a_clock_at(100).await;
+    for (key, level) in [("a", ReadLevel::Linearizable), ("b", ReadLevel::Lease)] {
+        let ttl = Put { key: key.into(), value: "v".into(), ttl_ms: 30_000, ..Put::default() };
+        cluster.propose(&Command::single(ttl)).await;
+        sleep(SECOND).await;
+        assert_eq!(read(cluster.leader().await, key, level).await, Ok(Some("v".into())));
+        cluster.clocks[&leader].skip(60 * SECOND);
+        assert_eq!(read(cluster.leader().await, key, level).await, Ok(None), "{level:?}");
+    }
+}
