@@ -123,19 +123,22 @@ impl ClientKv {
             scan = scan.max_staleness(Duration::from_millis(age_ms));
         }
         let mut scan = scan.start()?;
-        let (mut points, mut entries, mut age) = (Vec::new(), Vec::new(), None);
+        let (mut points, mut entries, mut ages) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(ScanPage { entries: page, points: of_page, staleness, .. }) =
             scan.next_page().await?
         {
             points.extend(of_page.into_iter().map(point_of));
-            age = age.max(age_ms(staleness));
+            ages.push(age_ms(staleness));
             entries.extend(page.iter().map(|entry| {
                 let key = String::from_utf8_lossy(&entry.key).into_owned();
                 Placed { range: self.range_of(&key), key, item: item(entry) }
             }));
         }
         let told = Told::Scanned { points, entries };
-        Ok(Answer { point: Point::default(), age_ms: age, told })
+        // All of it is as old as its oldest page, and that is proven only if it is of every page.
+        let oldest = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.max(b));
+        let age_ms = ages.into_iter().reduce(oldest).flatten();
+        Ok(Answer { point: Point::default(), age_ms, told })
     }
 
     async fn lease(&self, request: &Request) -> Result<Answer, Error> {
