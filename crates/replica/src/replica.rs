@@ -16,7 +16,7 @@ use holdfast_model::{NodeId, ReplicaId};
 use holdfast_runtime::{Deadline, Handle, Pool, Tasks, spawn_on};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::admission::Admission;
 use crate::deps::Deps;
@@ -383,15 +383,7 @@ fn new_progress(
         total_bytes_max: options.watch_total_bytes,
     };
     let hub = Hub::new(limits, reader.point());
-    let progress = Progress {
-        applied: watch::Sender::new(reader.point().index.0),
-        epoch: AtomicU64::new(0),
-        due_ms: AtomicU64::new(u64::MAX),
-        due_earlier: Notify::new(),
-        clock_wanted: Notify::new(),
-        hub,
-        leadership: leadership.clone(),
-    };
+    let progress = Progress::new(hub, leadership.clone());
     progress.reset(reader);
     Arc::new(progress)
 }

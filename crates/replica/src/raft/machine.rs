@@ -59,6 +59,19 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Nothing is applied or due yet; see [`Progress::reset`].
+    pub(crate) fn new(hub: Arc<Hub>, leadership: Arc<Leadership>) -> Self {
+        Self {
+            applied: watch::Sender::new(0),
+            epoch: AtomicU64::new(0),
+            due_ms: AtomicU64::new(u64::MAX),
+            due_earlier: Notify::new(),
+            clock_wanted: Notify::new(),
+            hub,
+            leadership,
+        }
+    }
+
     /// Takes over the state as it stands, after opening or installing a snapshot.
     pub(crate) fn reset(&self, reader: &Reader) {
         let point = reader.point();
@@ -85,8 +98,8 @@ impl Progress {
     }
 
     /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] ago by
-    /// this leader's clock. An `Expire` follows at once where something is due, so there is nothing to
-    /// wait for, except where the process stood still or commits take long.
+    /// this leader's clock. An `Expire` follows at once where something is due, so there is nothing
+    /// to wait for, except where the process stood still or commits take long.
     pub(crate) async fn nothing_shown_late(&self) {
         if !self.shows_late() {
             return;

@@ -19,7 +19,6 @@ use openraft::OptionalSend;
 use openraft::StorageError;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
-use tokio::sync::{Notify, watch};
 
 use super::log_store::LogStore;
 use super::machine::{Builder, Machine, Progress};
@@ -121,15 +120,7 @@ impl Stores {
         let state = StateMachine::open(engine.clone()).unwrap();
         let reader = state.reader();
         let leadership = Leadership::new(clock, NodeId(1), Duration::ZERO, Arc::new(NoWalls));
-        let progress = Progress {
-            applied: watch::Sender::new(0),
-            epoch: AtomicU64::new(0),
-            due_ms: AtomicU64::new(u64::MAX),
-            due_earlier: Notify::new(),
-            clock_wanted: Notify::new(),
-            hub: Hub::new(WATCHES, reader.point()),
-            leadership: Arc::new(leadership),
-        };
+        let progress = Progress::new(Hub::new(WATCHES, reader.point()), Arc::new(leadership));
         let machine = Machine {
             state,
             reader,
