@@ -17,16 +17,16 @@ use crate::replica::Inner;
 /// for.
 const EXPIRE_KEYS_MAX: u32 = 64;
 /// Rest after an `Expire` that left some of a backlog, as a multiple of the time it took: many keys
-/// that expire at once get a seventh of the node, the less the busier it is. Nobody reads them any
-/// more, and clients do not wait for them.
-const EXPIRE_REST: u32 = 6;
+/// that expire at once get a fifteenth of the node, the less the busier it is. Nobody reads them
+/// any more, and clients do not wait for them.
+const EXPIRE_REST: u32 = 14;
 /// The same where keys keep coming faster than that removes them.
 const EXPIRE_REST_LATE: u32 = 1;
 /// How late the oldest of a backlog may be before rests become shorter.
-const EXPIRE_LATE: Duration = Duration::from_secs(60);
+const EXPIRE_LATE: Duration = Duration::from_secs(180);
 /// How late it is when rests are as short as they become; between the two they shrink evenly, so
 /// that keys which expire all the time settle at the lateness where as many go as come.
-const EXPIRE_LATE_MAX: Duration = Duration::from_secs(120);
+const EXPIRE_LATE_MAX: Duration = Duration::from_secs(360);
 /// Longest such rest, however slow the node is: the other ranges' backlogs wait for it.
 const EXPIRE_REST_MAX: Duration = Duration::from_secs(1);
 /// How often a range that waits or rests looks for leases, locks and sessions that are due. They
@@ -257,14 +257,14 @@ mod tests {
 
     #[test]
     fn a_rest_grows_with_the_load_up_to_its_bound() {
-        assert_eq!(rest_after(TOOK, Duration::ZERO), TOOK * 6);
+        assert_eq!(rest_after(TOOK, Duration::ZERO), TOOK * 14);
         assert_eq!(rest_after(Duration::from_secs(30), Duration::ZERO), EXPIRE_REST_MAX);
     }
 
     #[test]
     fn a_rest_shrinks_with_the_lateness_of_the_backlog_down_to_its_bound() {
-        assert_eq!(rest_after(TOOK, EXPIRE_LATE), TOOK * 6);
-        assert_eq!(rest_after(TOOK, (EXPIRE_LATE + EXPIRE_LATE_MAX) / 2), TOOK.mul_f64(3.5));
+        assert_eq!(rest_after(TOOK, EXPIRE_LATE), TOOK * 14);
+        assert_eq!(rest_after(TOOK, (EXPIRE_LATE + EXPIRE_LATE_MAX) / 2), TOOK.mul_f64(7.5));
         assert_eq!(rest_after(TOOK, EXPIRE_LATE_MAX * 10), TOOK);
     }
 }

@@ -28,7 +28,7 @@ const FILL_RATE_MIN: u64 = 15_000;
 /// Time between the end of writing and the measurement.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Longest it is waited until all keys are removed, and until their space is free.
-const EXPIRY_LIMIT: Duration = Duration::from_secs(120);
+const EXPIRY_LIMIT: Duration = Duration::from_secs(300);
 const RECLAIM_LIMIT: Duration = Duration::from_secs(120);
 /// How much slower than in peace the slowest hundredth of operations may be.
 const SLOWER_MAX: f64 = 2.0;
