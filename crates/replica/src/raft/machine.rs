@@ -99,7 +99,8 @@ impl Progress {
 
     /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] ago by
     /// this leader's clock. An `Expire` follows at once where something is due, so there is nothing
-    /// to wait for, except where the process stood still or commits take long.
+    /// to wait for, except where the process stood still or commits take long. Keys of a lease go
+    /// with its revoke only: where another command moved the clock first they are not waited for.
     pub(crate) async fn nothing_shown_late(&self) {
         if !self.shows_late() {
             return;
@@ -114,7 +115,7 @@ impl Progress {
 
     fn shows_late(&self) -> bool {
         let due_ms = self.due_ms.load(Ordering::Acquire);
-        // What the applied clock has reached is hidden, removed or not.
+        // What has a time of its own is hidden once the applied clock has reached that.
         due_ms > self.leadership.applied_ms()
             && due_ms.saturating_add(SHOWN_LATE_MAX_MS) < self.leadership.told_ms()
     }
