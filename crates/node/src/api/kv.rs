@@ -52,10 +52,22 @@ pub type ItemWritten = Result<Answer<kv::Outcome>, ApiError>;
 pub struct Write {
     /// Keyspace; empty = `default`.
     pub keyspace: String,
-    /// `Put`, `Delete`, `Increment`, `Txn`; others are refused here.
+    /// `Put`, `Delete`, `Increment`, `Txn`; in a keyspace of one range also `Etcd` and `Compact`.
+    /// Others are refused here.
     pub operation: kv::Operation,
     /// Exactly once; without it at most once.
     pub session: Option<SessionTag>,
+}
+
+/// Reads as etcd means it: a transaction of ranges, in a keyspace of one range.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdRead {
+    /// Keyspace; empty = `default`.
+    pub keyspace: String,
+    /// What is read; a step that writes is refused.
+    pub txn: kv::command::EtcdTxn,
+    /// How current.
+    pub read: ReadOptions,
 }
 
 /// Deletes every key that starts with a prefix: one revision per range, bounded per range.
@@ -219,6 +231,13 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Carries out one mutation or transaction. A condition that does not hold is an answer.
     fn write<'a>(&'a self, call: &'a Call, request: Write) -> Reply<'a, Answer<kv::Outcome>>;
+
+    /// Reads as etcd means it. The answer is formed at one revision, that of the header.
+    fn etcd_read<'a>(
+        &'a self,
+        call: &'a Call,
+        request: EtcdRead,
+    ) -> Reply<'a, Answer<kv::EtcdOutcome>>;
 
     /// Deletes by prefix.
     fn delete_prefix<'a>(

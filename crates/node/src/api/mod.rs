@@ -22,7 +22,7 @@ pub use coordination::{
 };
 pub use holdfast_replica::ReadLevel;
 pub use kv::{
-    BatchGet, BatchWrite, BatchWriteItem, DeletePrefix, Deleted, Found, Get, ItemFound,
+    BatchGet, BatchWrite, BatchWriteItem, DeletePrefix, Deleted, EtcdRead, Found, Get, ItemFound,
     ItemWritten, Kv, Scan, ScanPage, SessionTag, Watch, WatchItem, Write,
 };
 pub use observe::{Observer, Operation, Silent, level_name};

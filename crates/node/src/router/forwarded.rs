@@ -40,6 +40,7 @@ pub(super) fn read_message(spec: &ReadSpec, query: &Query) -> peer::ForwardRead 
         }),
         Query::Lease { id, .. } => Asked::Lease(id.0),
         Query::Lock(name) => Asked::Lock(name.clone()),
+        Query::Etcd(txn) => Asked::Etcd(txn.encode_to_vec().into()),
     };
     peer::ForwardRead {
         level: convert::level(spec.level).into(),
@@ -78,6 +79,7 @@ fn read_from(message: peer::ForwardRead) -> Result<(ReadSpec, Query), ApiError> 
         }),
         Some(Asked::Lease(id)) => Query::Lease { id: LeaseId(id), keys: message.lease_keys },
         Some(Asked::Lock(name)) => Query::Lock(name),
+        Some(Asked::Etcd(bytes)) => Query::Etcd(etcd_from(bytes)?),
         None => return Err(ApiError::Malformed("a forwarded read asks for nothing".into())),
     };
     Ok((spec, query))
@@ -107,6 +109,8 @@ fn served_message(served: Served) -> ForwardResponse {
             });
         }
         Reply::Lock(state) => answer.lock = Some(outcome::lock_state_message(state)),
+        Reply::Etcd(Ok(etcd)) => answer.etcd = Some(outcome::etcd_message(etcd)),
+        Reply::Etcd(Err(refusal)) => answer.error = Some(outcome::refused(&refusal).info()),
     }
     answer
 }
@@ -139,8 +143,18 @@ pub(super) fn served(mut answer: ForwardResponse, query: &Query) -> Result<Serve
             let lock = answer.lock.ok_or_else(|| short("the lock"))?;
             Reply::Lock(outcome::lock_state_from(lock))
         }
+        Query::Etcd(_) => {
+            let etcd = answer.etcd.ok_or_else(|| short("the transaction"))?;
+            Reply::Etcd(Ok(outcome::etcd_from(etcd)?))
+        }
     };
     Ok(Served { header, staleness, reply })
+}
+
+/// The transaction of a forwarded read.
+fn etcd_from(bytes: Bytes) -> Result<kv::command::EtcdTxn, ApiError> {
+    kv::command::EtcdTxn::decode(bytes)
+        .map_err(|error| ApiError::Malformed(format!("forwarded transaction: {error}")))
 }
 
 fn short(what: &str) -> ApiError {
@@ -181,6 +195,10 @@ impl Gateway {
             }
             Some(Work::Read(read)) => {
                 let (spec, query) = read_from(read)?;
+                if let Query::Etcd(txn) = &query {
+                    // The other node may be configured otherwise.
+                    self.validate(&kv::Command::single(txn.clone()))?;
+                }
                 serve::read(self, &replica, &spec, &query, deadline).await.map(served_message)
             }
             None => Err(ApiError::Malformed("a forwarded request asks for nothing".into())),
@@ -242,8 +260,13 @@ mod tests {
             keys_only: true,
             reverse: true,
         });
-        let (back, asked) = read_from(read_message(&spec, &query)).unwrap();
-        assert_eq!(format!("{back:?} {asked:?}"), format!("{spec:?} {query:?}"));
+        let range = kv::command::EtcdRange { key: "a".into(), limit: 3, ..Default::default() };
+        let step = kv::command::EtcdOperation::Range(range).into();
+        let txn = kv::command::EtcdTxn { success: vec![step], ..Default::default() };
+        for query in [query, Query::Etcd(txn)] {
+            let (back, asked) = read_from(read_message(&spec, &query)).unwrap();
+            assert_eq!(format!("{back:?} {asked:?}"), format!("{spec:?} {query:?}"));
+        }
     }
 
     #[test]

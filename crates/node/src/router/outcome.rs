@@ -82,12 +82,7 @@ fn kind_of(outcome: kv::Outcome) -> Kind {
             results: t.results.into_iter().map(step_message).collect(),
             results_lost: t.results_lost,
         }),
-        kv::Outcome::Etcd(etcd) => Kind::Etcd(peer::ForwardEtcd {
-            succeeded: etcd.succeeded,
-            revision: etcd.revision.0,
-            changed: etcd.changed,
-            results: etcd.results.into_iter().map(etcd_message).collect(),
-        }),
+        kv::Outcome::Etcd(etcd) => Kind::Etcd(etcd_message(etcd)),
         kv::Outcome::Lease(l) => Kind::Lease(peer::ForwardLease {
             id: l.id.0,
             ttl_ms: l.ttl_ms,
@@ -135,12 +130,7 @@ pub(crate) fn from_message(message: peer::ForwardOutcome) -> ItemResult {
             results: t.results.into_iter().map(step_from).collect::<Result<_, _>>()?,
             results_lost: t.results_lost,
         }),
-        Kind::Etcd(etcd) => kv::Outcome::Etcd(kv::EtcdOutcome {
-            succeeded: etcd.succeeded,
-            revision: Revision(etcd.revision),
-            changed: etcd.changed,
-            results: etcd.results.into_iter().map(etcd_from).collect::<Result<_, _>>()?,
-        }),
+        Kind::Etcd(etcd) => kv::Outcome::Etcd(etcd_from(etcd)?),
         Kind::Lease(l) => kv::Outcome::Lease(kv::LeaseOutcome {
             id: LeaseId(l.id),
             ttl_ms: l.ttl_ms,
@@ -207,7 +197,27 @@ fn step_from(message: peer::ForwardTxnResult) -> Result<kv::TxnResult, ApiError>
     })
 }
 
-fn etcd_message(result: kv::EtcdResult) -> peer::ForwardEtcdResult {
+/// A transaction as etcd means it, as it travels between nodes.
+pub(crate) fn etcd_message(etcd: kv::EtcdOutcome) -> peer::ForwardEtcd {
+    peer::ForwardEtcd {
+        succeeded: etcd.succeeded,
+        revision: etcd.revision.0,
+        changed: etcd.changed,
+        results: etcd.results.into_iter().map(etcd_step_message).collect(),
+    }
+}
+
+/// A transaction as etcd means it, as it arrived.
+pub(crate) fn etcd_from(message: peer::ForwardEtcd) -> Result<kv::EtcdOutcome, ApiError> {
+    Ok(kv::EtcdOutcome {
+        succeeded: message.succeeded,
+        revision: Revision(message.revision),
+        changed: message.changed,
+        results: message.results.into_iter().map(etcd_step_from).collect::<Result<_, _>>()?,
+    })
+}
+
+fn etcd_step_message(result: kv::EtcdResult) -> peer::ForwardEtcdResult {
     use peer::forward_etcd_result::Kind;
     let of = |kind: Kind, revision: Revision| peer::ForwardEtcdResult {
         kind: kind.into(),
@@ -228,13 +238,13 @@ fn etcd_message(result: kv::EtcdResult) -> peer::ForwardEtcdResult {
             peer::ForwardEtcdResult { entries, count, ..of(Kind::DeleteRange, revision) }
         }
         kv::EtcdResult::Txn { succeeded, results } => {
-            let results = results.into_iter().map(etcd_message).collect();
+            let results = results.into_iter().map(etcd_step_message).collect();
             peer::ForwardEtcdResult { flag: succeeded, results, ..of(Kind::Txn, Revision(0)) }
         }
     }
 }
 
-fn etcd_from(message: peer::ForwardEtcdResult) -> Result<kv::EtcdResult, ApiError> {
+fn etcd_step_from(message: peer::ForwardEtcdResult) -> Result<kv::EtcdResult, ApiError> {
     use peer::forward_etcd_result::Kind;
     let kind = message.kind();
     let mut entries = message.entries.into_iter().map(convert::entry_from);
@@ -250,7 +260,7 @@ fn etcd_from(message: peer::ForwardEtcdResult) -> Result<kv::EtcdResult, ApiErro
         }
         Kind::Txn => kv::EtcdResult::Txn {
             succeeded: message.flag,
-            results: message.results.into_iter().map(etcd_from).collect::<Result<_, _>>()?,
+            results: message.results.into_iter().map(etcd_step_from).collect::<Result<_, _>>()?,
         },
         Kind::Unspecified => {
             return Err(ApiError::Internal("a forwarded step of an unknown kind".into()));

@@ -8,8 +8,8 @@ use holdfast_model::position;
 use super::serve::{Query, ReadSpec, Reply};
 use super::{Gateway, Place};
 use crate::api::{
-    self, Answer, ApiError, BatchGet, BatchWrite, Call, DeletePrefix, Deleted, Found, Get,
-    ItemFound, ItemWritten, Items, Point, ReadLevel, ReadOptions, Reply as ApiReply, Scan,
+    self, Answer, ApiError, BatchGet, BatchWrite, Call, DeletePrefix, Deleted, EtcdRead, Found,
+    Get, ItemFound, ItemWritten, Items, Point, ReadLevel, ReadOptions, Reply as ApiReply, Scan,
     ScanPage, Watch, WatchItem, Write,
 };
 use crate::auth::{Keys, Verb};
@@ -32,6 +32,26 @@ impl Gateway {
             other => return Err(super::coordination::unexpected("get", &other)),
         };
         Ok(Answer { header: served.header, value: Found { entry, staleness: served.staleness } })
+    }
+
+    /// Reads as etcd means it; see [`crate::api::Kv::etcd_read`].
+    pub async fn etcd_read(
+        &self,
+        call: &Call,
+        request: EtcdRead,
+    ) -> Result<Answer<kv::EtcdOutcome>, ApiError> {
+        self.enter(call, &request.keyspace).await?;
+        let EtcdRead { keyspace, txn, read } = request;
+        check_options(&read)?;
+        self.allow_etcd(call, &keyspace, &txn)?;
+        let place = self.only_range(&keyspace)?;
+        let spec = self.spec(place, &read, None);
+        self.validate(&kv::Command::single(txn.clone()))?;
+        let served = self.read(call, place, &spec, &Query::Etcd(txn)).await?;
+        match served.reply {
+            Reply::Etcd(Ok(value)) => Ok(Answer { header: served.header, value }),
+            other => Err(super::coordination::unexpected("etcd", &other)),
+        }
     }
 
     /// Reads many keys; see [`crate::api::Kv::batch_get`].
@@ -120,6 +140,14 @@ impl api::Kv for Gateway {
 
     fn write<'a>(&'a self, call: &'a Call, request: Write) -> ApiReply<'a, Answer<kv::Outcome>> {
         Gateway::write(self, call, request).boxed()
+    }
+
+    fn etcd_read<'a>(
+        &'a self,
+        call: &'a Call,
+        request: EtcdRead,
+    ) -> ApiReply<'a, Answer<kv::EtcdOutcome>> {
+        Gateway::etcd_read(self, call, request).boxed()
     }
 
     fn delete_prefix<'a>(

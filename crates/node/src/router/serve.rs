@@ -63,8 +63,13 @@ pub(crate) enum Query {
     Get(Bytes),
     GetMany(Vec<Bytes>),
     Scan(ScanQuery),
-    Lease { id: LeaseId, keys: bool },
+    Lease {
+        id: LeaseId,
+        keys: bool,
+    },
     Lock(Bytes),
+    /// A transaction that only reads.
+    Etcd(kv::command::EtcdTxn),
 }
 
 /// Part of a scan.
@@ -87,6 +92,8 @@ pub(crate) enum Reply {
     Page(Page),
     Lease(Option<LeaseState>),
     Lock(kv::LockState),
+    /// A refusal is told as an error before the answer leaves the replica's node.
+    Etcd(Result<kv::EtcdOutcome, kv::Refusal>),
 }
 
 /// Entries in the order of the scan.
@@ -224,6 +231,9 @@ pub(crate) async fn read(
         .flatten()
         .map(|bound| Staleness { bound: bound.bound, clock_based: bound.clock_based });
     let (point, reply) = answer(gateway, view.reader, spec.at, query).await?;
+    if let Reply::Etcd(Err(refusal)) = &reply {
+        return Err(outcome::refused(refusal));
+    }
     let header = Header { revision: point.revision, clock_ms: point.clock_ms, ..header };
     Ok(Served { header, staleness, reply })
 }
@@ -365,6 +375,7 @@ fn look(reader: &kv::Reader, at: kv::At, query: &Query) -> kv::Result<Reply> {
         }
         Query::Lease { id, keys } => lease(reader, *id, *keys).map(Reply::Lease),
         Query::Lock(name) => reader.lock(name).map(Reply::Lock),
+        Query::Etcd(txn) => reader.etcd(txn, at).map(Reply::Etcd),
     }
 }
 
