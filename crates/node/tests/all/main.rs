@@ -6,6 +6,7 @@
 mod cluster;
 mod coordination;
 mod data;
+mod etcd;
 mod harness;
 mod net;
 mod refusals;
