@@ -322,7 +322,8 @@ impl<G: EtcdGround> Walk<'_, G> {
                 return Visit::On;
             }
             if range.keys_only && sort != EtcdSort::Value {
-                entry.value = Bytes::new();
+                // etcd answers it from its index, which does not know leases.
+                (entry.value, entry.lease) = (Bytes::new(), LeaseId(0));
             }
             bytes += entry.weight();
             entries.push(entry);

@@ -123,7 +123,7 @@ pub struct EtcdRange {
     /// By which figure entries are sorted.
     #[prost(enumeration = "EtcdSort", tag = "6")]
     pub sort: i32,
-    /// Whether values are left out.
+    /// Whether values are left out; leases too, unless entries are sorted by value.
     #[prost(bool, tag = "7")]
     pub keys_only: bool,
     /// Whether the entries are left out; only their number is told.

@@ -214,8 +214,11 @@ fn read(keys: &Keys, range: &EtcdRange) -> (Vec<Entry>, bool, u64) {
     }
     let more = found.len() > limit;
     found.truncate(limit);
-    if range.keys_only {
-        found.iter_mut().for_each(|entry| entry.value = Bytes::new());
+    for entry in found.iter_mut().filter(|_| range.keys_only) {
+        entry.value = Bytes::new();
+        if range.sort() != EtcdSort::Value {
+            entry.lease = LeaseId(0);
+        }
     }
     (found, more, count)
 }
