@@ -17,7 +17,7 @@ use crate::command::{
     EtcdPut, EtcdRange, EtcdSort, EtcdStep, EtcdTarget, EtcdTxn, Put,
 };
 use crate::working::Visit;
-use crate::{Entry, EtcdOutcome, EtcdResult, Outcome, Refusal};
+use crate::{Entry, EtcdOutcome, EtcdResult, Outcome, Previous, Refusal};
 
 /// Most keys the compares and steps of a transaction look at together.
 const KEYS_MAX: usize = RANGE_DELETE_KEYS_MAX;
@@ -43,8 +43,8 @@ pub(crate) trait EtcdGround {
     fn clear(&mut self, key: &Bytes) -> Step<()>;
     /// Stores a value; gives what it replaced.
     fn put(&mut self, put: &Put) -> Step<Option<Entry>>;
-    /// Removes a key; gives what was removed.
-    fn delete(&mut self, key: &Bytes) -> Step<Option<Entry>>;
+    /// Removes an entry that was visited; `previous` is what watchers are told.
+    fn delete(&mut self, entry: &Entry, previous: Previous) -> Step<()>;
 }
 
 impl Applier<'_> {
@@ -129,8 +129,11 @@ impl EtcdGround for Live<'_, '_> {
         super::transaction::Ground::put(self, put)
     }
 
-    fn delete(&mut self, key: &Bytes) -> Step<Option<Entry>> {
-        super::transaction::Ground::delete(self, key)
+    fn delete(&mut self, entry: &Entry, previous: Previous) -> Step<()> {
+        self.write_once(&entry.key)?;
+        let (revision, ordinal) = (self.revision(), self.next_ordinal());
+        self.applier.remove(entry, revision, ordinal, previous)?;
+        Ok(())
     }
 }
 
@@ -290,17 +293,24 @@ impl<G: EtcdGround> Walk<'_, G> {
 
     fn delete_range(&mut self, delete: &EtcdDelete) -> Step<EtcdResult> {
         let mut doomed = Vec::new();
-        self.visit(&delete.keys(), None, |entry| {
-            doomed.push(entry.key);
+        self.visit(&delete.keys(), None, |mut entry| {
+            if !delete.return_previous {
+                // Many values are not held for the sake of watchers: they can read them again.
+                entry.value = Bytes::new();
+            }
+            doomed.push(entry);
             Visit::On
         })?;
-        let mut previous = Vec::new();
-        for key in &doomed {
-            let removed = self.ground.delete(key)?.filter(|_| delete.return_previous);
-            self.spend(removed.as_ref().map_or(0, Entry::weight))?;
-            previous.extend(removed);
-        }
         let count = doomed.len() as u64;
+        for entry in &doomed {
+            if delete.return_previous {
+                self.spend(entry.weight())?;
+                self.ground.delete(entry, Previous::Loaded(Some(entry.clone())))?;
+            } else {
+                self.ground.delete(entry, Previous::OnDemand)?;
+            }
+        }
+        let previous = if delete.return_previous { doomed } else { Vec::new() };
         Ok(EtcdResult::DeleteRange { count, previous, revision: self.revision() })
     }
 

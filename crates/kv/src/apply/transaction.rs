@@ -255,13 +255,13 @@ impl Live<'_, '_> {
         Revision(self.applier.work.revision.0 + 1)
     }
 
-    fn next_ordinal(&mut self) -> u32 {
+    pub fn next_ordinal(&mut self) -> u32 {
         self.ordinal += 1;
         self.ordinal - 1
     }
 
     /// Refuses a key that was written by an earlier step.
-    fn write_once(&self, key: &Bytes) -> Result<(), Refusal> {
+    pub fn write_once(&self, key: &Bytes) -> Result<(), Refusal> {
         let again = self.applier.work.is_written(key, self.revision());
         if again { Err(Refusal::DuplicateKey) } else { Ok(()) }
     }

@@ -8,7 +8,7 @@ use super::{At, Reader, ScanRequest, View, shown};
 use crate::apply::{EtcdGround, Step, Stop, etcd_walk};
 use crate::command::{EtcdKeys, EtcdTxn, Put};
 use crate::working::Visit;
-use crate::{Entry, EtcdOutcome, Refusal, Result};
+use crate::{Entry, EtcdOutcome, Previous, Refusal, Result};
 
 const READ_ONLY: Refusal =
     Refusal::Malformed { what: "a transaction that only reads has no writes" };
@@ -104,7 +104,7 @@ impl EtcdGround for Sight<'_> {
         Err(READ_ONLY.into())
     }
 
-    fn delete(&mut self, _key: &Bytes) -> Step<Option<Entry>> {
+    fn delete(&mut self, _entry: &Entry, _previous: Previous) -> Step<()> {
         Err(READ_ONLY.into())
     }
 }

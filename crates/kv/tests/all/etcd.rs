@@ -17,6 +17,8 @@ use crate::world::World;
 /// The lease that exists; another one does not.
 const LEASE: u64 = 7;
 const UNKNOWN_LEASE: u64 = 8;
+/// What the model's puts name.
+const LEASES: [u64; 6] = [0, 0, 0, LEASE, LEASE, UNKNOWN_LEASE];
 
 type Keys = BTreeMap<Bytes, Entry>;
 
@@ -286,8 +288,8 @@ fn range() -> impl Strategy<Value = EtcdRange> {
     )
 }
 
-fn put() -> impl Strategy<Value = EtcdPut> {
-    let lease = prop_oneof![6 => Just(0), 3 => Just(LEASE), 1 => Just(UNKNOWN_LEASE)];
+fn put(leases: &'static [u64]) -> impl Strategy<Value = EtcdPut> {
+    let lease = prop::sample::select(leases);
     let flags = (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     (key(), value(), lease, flags).prop_map(
         |(key, value, lease, (return_previous, ignore_value, ignore_lease))| EtcdPut {
@@ -301,13 +303,13 @@ fn put() -> impl Strategy<Value = EtcdPut> {
     )
 }
 
-fn step() -> impl Strategy<Value = EtcdStep> {
+fn step(leases: &'static [u64]) -> impl Strategy<Value = EtcdStep> {
     let delete = (key(), range_end(), any::<bool>()).prop_map(|(key, range_end, previous)| {
         EtcdDelete { key, range_end, return_previous: previous }
     });
     let plain = prop_oneof![
         3 => range().prop_map(EtcdOperation::Range),
-        4 => put().prop_map(EtcdOperation::Put),
+        4 => put(leases).prop_map(EtcdOperation::Put),
         1 => delete.prop_map(EtcdOperation::DeleteRange),
     ];
     plain
@@ -321,8 +323,9 @@ fn txn_of(step: impl Strategy<Value = EtcdStep> + Clone) -> impl Strategy<Value 
         .prop_map(|(compares, success, failure)| EtcdTxn { compares, success, failure })
 }
 
-fn txn() -> impl Strategy<Value = EtcdTxn> {
-    txn_of(step().boxed())
+/// Transactions over a few keys whose puts name one of `leases`, which may be 0 for none.
+pub fn txn(leases: &'static [u64]) -> impl Strategy<Value = EtcdTxn> {
+    txn_of(step(leases).boxed())
 }
 
 /// A transaction with its reading steps alone.
@@ -350,7 +353,7 @@ proptest! {
 
     #[test]
     fn an_etcd_transaction_behaves_like_a_map_per_revision(
-        txns in prop::collection::vec((txn(), prop::option::weighted(0.1, 1..12u64)), 1..24),
+        txns in prop::collection::vec((txn(&LEASES), prop::option::weighted(0.1, 1..12u64)), 1..24),
     ) {
         let mut world = world();
         let mut model = Model { states: vec![Keys::new()], compacted: 0 };

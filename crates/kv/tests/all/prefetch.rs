@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use holdfast_env::sim::{Effect, Fault, Operation as DiskOperation};
 use holdfast_kv::command::{
-    Compare, Delete, DeleteRange, Expire, Get, Increment, LeaseGrant, LeaseRevoke, LockAcquire,
+    Compare, Comparison, Delete, DeleteRange, EtcdCompare, EtcdDelete, EtcdOperation, EtcdPut,
+    EtcdRange, EtcdTarget, EtcdTxn, Expire, Get, Increment, LeaseGrant, LeaseRevoke, LockAcquire,
     LockRelease, Put, RangeRead, Renew, Txn, TxnOperation, TxnStep,
 };
 use holdfast_kv::{Command, Kind, Operation, Outcome};
@@ -98,6 +99,7 @@ fn batch() -> Vec<Operation> {
         Operation::Increment(Increment { key: key("number", 7), delta: 5, ..Increment::default() }),
         Operation::DeleteRange(delete_range),
         Operation::Txn(txn),
+        Operation::Etcd(etcd()),
         Operation::Renew(Renew { leases: vec![5, 6, 99] }),
         Operation::LeaseRevoke(LeaseRevoke { id: 7 }),
         acquire(key("lock", 11), "c", 2),
@@ -110,8 +112,36 @@ fn batch() -> Vec<Operation> {
     ]
 }
 
+/// An etcd transaction that asks about an interval and a key, reads, stores and removes.
+fn etcd() -> EtcdTxn {
+    let exists = |key, range_end| EtcdCompare {
+        key,
+        range_end,
+        comparison: Comparison::Greater.into(),
+        target: Some(EtcdTarget::Version(0)),
+    };
+    let range =
+        EtcdRange { key: key("plain", 70), range_end: key("plain", 75), ..EtcdRange::default() };
+    let put =
+        EtcdPut { key: key("leased", 61), lease: 5, return_previous: true, ..EtcdPut::default() };
+    let delete =
+        EtcdDelete { key: key("leased", 64), range_end: key("leased", 66), return_previous: true };
+    EtcdTxn {
+        compares: vec![
+            exists(key("plain", 60), key("plain", 64)),
+            exists(key("plain", 180), Bytes::new()),
+        ],
+        success: vec![
+            EtcdOperation::Range(range).into(),
+            EtcdOperation::Put(put).into(),
+            EtcdOperation::DeleteRange(delete).into(),
+        ],
+        failure: Vec::new(),
+    }
+}
+
 fn exists() -> Compare {
-    use holdfast_kv::command::{CompareTarget, Comparison};
+    use holdfast_kv::command::CompareTarget;
     Compare {
         comparison: Comparison::Greater.into(),
         target: Some(CompareTarget::Version(0)),

@@ -93,10 +93,14 @@ fn an_entry_this_build_does_not_know_stops_the_call_before_anything_is_applied()
     let newer = Envelope { apply_version: 2, ..fine.clone() }.encode_to_vec();
     // An envelope of one command of one item with the unknown field 127.
     let unknown = vec![0x08, 0x01, 0x1a, 0x05, 0x12, 0x03, 0xfa, 0x07, 0x00];
+    // The same of an etcd transaction with a step of the unknown field 127.
+    let unknown_step =
+        vec![0x08, 0x01, 0x1a, 0x0a, 0x12, 0x08, 0xa2, 0x01, 0x05, 0x12, 0x03, 0xfa, 0x07, 0x00];
     let torn = vec![0x1a, 0xff];
     for (bad, expected) in [
         (newer, "entry needs apply version 2"),
         (unknown, "an operation this build does not know"),
+        (unknown_step, "an operation this build does not know"),
         (torn, "cannot be decoded"),
     ] {
         let before = (world.machine.applied(), world.reader().state_hash().unwrap());

@@ -6,6 +6,8 @@ use holdfast_kv::command::*;
 use holdfast_model::ClientId;
 use proptest::prelude::*;
 
+use crate::etcd;
+
 /// One command and how much range time passes before it.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -52,6 +54,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         }),
         4 => increment().prop_map(Operation::Increment),
         4 => txn().prop_map(Operation::Txn),
+        4 => etcd::txn(&[0, 0, 0, 1, 2, 3]).prop_map(Operation::Etcd),
         2 => (id.clone(), ttl()).prop_map(|(id, ttl_ms)| {
             Operation::LeaseGrant(LeaseGrant { id, ttl_ms })
         }),
