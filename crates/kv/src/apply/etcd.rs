@@ -19,15 +19,14 @@ use crate::command::{
 use crate::working::Visit;
 use crate::{Entry, EtcdOutcome, EtcdResult, Outcome, Previous, Refusal};
 
-/// Most keys the compares and steps of a transaction look at together.
-const KEYS_MAX: usize = RANGE_DELETE_KEYS_MAX;
-
 /// What a transaction runs on.
 pub(crate) trait EtcdGround {
     /// The newest revision, changes of the transaction not included.
     fn base(&self) -> Revision;
     /// The oldest readable revision; 0 where nothing was compacted.
     fn compacted(&self) -> Revision;
+    /// Most keys the compares and steps of a transaction may look at together.
+    fn keys_max(&self) -> usize;
     /// Whether the transaction has changed something yet.
     fn has_changed(&self) -> bool;
     /// Visits keys in order: as the steps so far left them, or as they were at a revision.
@@ -81,6 +80,11 @@ impl EtcdGround for Live<'_, '_> {
 
     fn compacted(&self) -> Revision {
         self.applier.compacted
+    }
+
+    /// Everybody waits for apply.
+    fn keys_max(&self) -> usize {
+        RANGE_DELETE_KEYS_MAX
     }
 
     fn has_changed(&self) -> bool {
@@ -143,7 +147,8 @@ pub(crate) fn etcd_walk<G: EtcdGround>(
     ground: &mut G,
     txn: &EtcdTxn,
 ) -> Step<Option<(bool, Vec<EtcdResult>)>> {
-    let mut walk = Walk { ground, keys_left: KEYS_MAX, bytes_left: REQUEST_BYTES_MAX };
+    let keys_left = ground.keys_max();
+    let mut walk = Walk { ground, keys_left, bytes_left: REQUEST_BYTES_MAX };
     let path = walk.choose(txn, 1)?;
     if !walk.check(&path)? {
         return Ok(None);
@@ -323,7 +328,7 @@ impl<G: EtcdGround> Walk<'_, G> {
             order == EtcdOrder::None || (sort, order) == (EtcdSort::Key, EtcdOrder::Ascend);
         // What is neither filtered nor sorted needs no more than shows that there is more.
         let gathered_max = limit.filter(|_| comes_sorted && !is_filtered(range));
-        let gathered_max = gathered_max.map_or(KEYS_MAX, |limit| limit.saturating_add(1));
+        let gathered_max = gathered_max.map_or(usize::MAX, |limit| limit.saturating_add(1));
         let (mut entries, mut count) = (Vec::new(), 0);
         let (mut bytes, bytes_left) = (0, self.bytes_left);
         self.visit(&range.keys(), at(range.revision), |mut entry| {
@@ -378,7 +383,8 @@ impl<G: EtcdGround> Walk<'_, G> {
             left = left.and_then(|left| left.checked_sub(1));
             if left.is_some() { each(entry) } else { Visit::Stop }
         })?;
-        self.keys_left = left.ok_or(Refusal::TooManyKeys { limit: KEYS_MAX as u64 })?;
+        let limit = self.ground.keys_max() as u64;
+        self.keys_left = left.ok_or(Refusal::TooManyKeys { limit })?;
         Ok(())
     }
 

@@ -59,7 +59,6 @@ impl Sight<'_> {
             EtcdKeys::Interval(start, end) => {
                 let request = ScanRequest::new(start.clone(), end.clone());
                 let take = |entry| each(entry) == Visit::On;
-                // How many may be looked at the walk over the transaction knows.
                 self.reader.walk(view, &request, usize::MAX, take)?;
             }
         }
@@ -74,6 +73,11 @@ impl EtcdGround for Sight<'_> {
 
     fn compacted(&self) -> Revision {
         self.compacted
+    }
+
+    /// Nobody waits for a reader but who asked; what it gathers is bounded by its bytes.
+    fn keys_max(&self) -> usize {
+        usize::MAX
     }
 
     fn has_changed(&self) -> bool {
