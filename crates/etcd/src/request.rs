@@ -43,6 +43,7 @@ pub fn range(request: RangeRequest) -> Result<EtcdRange, EtcdError> {
         max_mod_revision: request.max_mod_revision,
         min_create_revision: request.min_create_revision,
         max_create_revision: request.max_create_revision,
+        part_bytes: 0,
     })
 }
 

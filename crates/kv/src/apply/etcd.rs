@@ -324,15 +324,19 @@ impl<G: EtcdGround> Walk<'_, G> {
         let order = EtcdOrder::try_from(range.order).map_err(unknown)?;
         let sort = EtcdSort::try_from(range.sort).map_err(unknown)?;
         let limit = usize::try_from(range.limit).ok().filter(|limit| *limit > 0);
-        let comes_sorted =
-            order == EtcdOrder::None || (sort, order) == (EtcdSort::Key, EtcdOrder::Ascend);
         // What is neither filtered nor sorted needs no more than shows that there is more.
-        let gathered_max = limit.filter(|_| comes_sorted && !is_filtered(range));
+        let gathered_max = limit.filter(|_| range.comes_sorted() && !range.is_filtered());
         let gathered_max = gathered_max.map_or(usize::MAX, |limit| limit.saturating_add(1));
         let (mut entries, mut count) = (Vec::new(), 0);
         let (mut bytes, bytes_left) = (0, self.bytes_left);
+        let part_bytes = usize::try_from(range.part_bytes).ok().filter(|bytes| *bytes > 0);
+        let mut is_cut = false;
         self.visit(&range.keys(), at(range.revision), |mut entry| {
-            count += 1;
+            if part_bytes.is_some_and(|most| bytes >= most || entries.len() == gathered_max) {
+                is_cut = true;
+                return Visit::Stop;
+            }
+            count += u64::from(part_bytes.is_none());
             if range.count_only || entries.len() == gathered_max || !passes(range, &entry) {
                 return Visit::On;
             }
@@ -348,7 +352,7 @@ impl<G: EtcdGround> Walk<'_, G> {
             return Err(too_large());
         }
         arrange(&mut entries, sort, order);
-        let more = limit.is_some_and(|limit| entries.len() > limit);
+        let more = is_cut || limit.is_some_and(|limit| entries.len() > limit);
         entries.truncate(limit.unwrap_or(usize::MAX));
         if range.keys_only {
             entries.iter_mut().for_each(|entry| entry.value = Bytes::new());
@@ -406,12 +410,6 @@ fn at(revision: i64) -> Option<Revision> {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn is_filtered(range: &EtcdRange) -> bool {
-    let bounds = [range.min_mod_revision, range.max_mod_revision];
-    let created = [range.min_create_revision, range.max_create_revision];
-    bounds.into_iter().chain(created).any(|bound| bound != 0)
 }
 
 /// Whether an entry lies within the bounds of a range.

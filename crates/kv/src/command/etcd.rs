@@ -141,6 +141,10 @@ pub struct EtcdRange {
     /// Leaves out entries that were created later; 0 leaves out none.
     #[prost(int64, tag = "12")]
     pub max_create_revision: i64,
+    /// Where not 0, part of a range is wanted: keys are not counted, and the answer ends when it
+    /// weighs so many bytes; `more` then tells whether keys follow. Never empty while they do.
+    #[prost(uint64, tag = "13")]
+    pub part_bytes: u64,
 }
 
 /// In which direction entries are sorted.
@@ -251,6 +255,19 @@ impl EtcdCompare {
 }
 
 impl EtcdRange {
+    /// Whether entries are left out for their revisions.
+    pub fn is_filtered(&self) -> bool {
+        let bounds = [self.min_mod_revision, self.max_mod_revision];
+        let created = [self.min_create_revision, self.max_create_revision];
+        bounds.into_iter().chain(created).any(|bound| bound != 0)
+    }
+
+    /// Whether the order asked for is that in which keys come.
+    pub fn comes_sorted(&self) -> bool {
+        let by_key = self.sort == EtcdSort::Key as i32;
+        self.order == EtcdOrder::None as i32 || by_key && self.order == EtcdOrder::Ascend as i32
+    }
+
     /// The keys that are read.
     pub fn keys(&self) -> EtcdKeys {
         EtcdKeys::of(&self.key, &self.range_end)

@@ -57,10 +57,15 @@ impl Limits {
 
     fn etcd_range(&self, range: &EtcdRange) -> Checked {
         self.etcd_keys(&range.key, &range.range_end)?;
-        match (EtcdOrder::try_from(range.order), EtcdSort::try_from(range.sort)) {
-            (Ok(_), Ok(_)) => Ok(()),
-            _ => rule("the order or sort of a range is unknown"),
+        if EtcdOrder::try_from(range.order).is_err() || EtcdSort::try_from(range.sort).is_err() {
+            return rule("the order or sort of a range is unknown");
         }
+        let by_key = range.comes_sorted() && range.sort == i32::from(EtcdSort::Key);
+        let is_plain = by_key && !range.is_filtered() && !range.count_only;
+        if range.part_bytes > 0 && !is_plain {
+            return rule("part of a range is neither sorted nor filtered nor counted");
+        }
+        Ok(())
     }
 
     fn etcd_put(&self, put: &EtcdPut) -> Checked {

@@ -283,6 +283,7 @@ fn range() -> impl Strategy<Value = EtcdRange> {
                 max_mod_revision,
                 min_create_revision,
                 max_create_revision,
+                part_bytes: 0,
             }
         },
     )
@@ -527,6 +528,59 @@ fn an_etcd_transaction_stands_outside_sessions() {
     let outcome = world.command(Command::single(txn).in_session(client, 0, 1)).remove(0);
     assert!(matches!(outcome, Outcome::Refused(Refusal::Malformed { .. })), "{outcome:?}");
     assert_eq!(world.reader().point().revision, Revision(1));
+}
+
+#[test]
+fn the_parts_of_a_range_join_up_at_one_revision() {
+    let mut world = world();
+    let keys: Vec<Bytes> = (0..40).map(|at| Bytes::from(format!("{at:02}"))).collect();
+    for (at, key) in keys.iter().enumerate() {
+        // Values of very different sizes, one larger than any part.
+        let value = Bytes::from(vec![b'v'; if at == 17 { 9_000 } else { at * 7 }]);
+        world.one(Put { key: key.clone(), value, ..Put::default() });
+    }
+    let revision = 41;
+    world.one(Delete { key: keys[30].clone(), ..Delete::default() });
+    let (mut found, mut start, mut parts) = (Vec::new(), Bytes::from_static(b"\0"), 0);
+    loop {
+        let range_end = Bytes::from_static(b"\0");
+        let range =
+            EtcdRange { key: start, range_end, revision, part_bytes: 700, ..EtcdRange::default() };
+        let success = vec![EtcdOperation::Range(range).into()];
+        let txn = EtcdTxn { success, ..EtcdTxn::default() };
+        let outcome = world.reader().etcd(&txn, At::Current).unwrap().unwrap();
+        let EtcdResult::Range { entries, more, count, .. } = &outcome.results[0] else {
+            panic!("no range");
+        };
+        assert_eq!(*count, 0, "parts are not counted");
+        let weight: usize = entries.iter().map(Entry::weight).sum();
+        let last = entries.last().expect("a part is never empty");
+        assert!(weight - last.weight() < 700, "it ended too late");
+        found.extend(entries.iter().map(|entry| entry.key.clone()));
+        parts += 1;
+        if !more {
+            break;
+        }
+        start = Bytes::from([last.key.as_ref(), &[0]].concat());
+    }
+    assert_eq!(found, keys);
+    assert!(parts > 3, "{parts} parts");
+}
+
+#[test]
+fn a_part_of_a_range_is_plain() {
+    let of = |range: EtcdRange| {
+        let part = EtcdRange { key: "a".into(), part_bytes: 1, ..range };
+        valid(vec![EtcdOperation::Range(part).into()])
+    };
+    assert_eq!(of(EtcdRange { limit: 3, keys_only: true, ..EtcdRange::default() }), Ok(()));
+    for range in [
+        EtcdRange { order: EtcdOrder::Descend.into(), ..EtcdRange::default() },
+        EtcdRange { min_mod_revision: 3, ..EtcdRange::default() },
+        EtcdRange { count_only: true, ..EtcdRange::default() },
+    ] {
+        assert!(matches!(of(range), Err(Invalid::Rule(_))));
+    }
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn etcd_transaction() -> EtcdTxn {
         max_mod_revision: 2,
         min_create_revision: 3,
         max_create_revision: 4,
+        part_bytes: 5,
     };
     let put = EtcdPut {
         key: bytes(b"k"),
