@@ -9,9 +9,12 @@
 //! Source: etcd 3.7.1, `api/v3rpc`, `etcdserver/txn`, `rpctypes`.
 
 mod answer;
+mod call;
 mod error;
+mod kv;
 mod request;
 
 pub use answer::{Answers, key_value};
+pub use call::Service;
 pub use error::{EtcdError, error_of};
 pub use request::{delete_range, put, range, txn};

@@ -144,7 +144,7 @@ impl Gateway {
     }
 
     /// Time since an arbitrary start, for [`Gateway::finished`].
-    pub(crate) fn now(&self) -> Duration {
+    pub fn now(&self) -> Duration {
         self.parts.clock.monotonic()
     }
 
@@ -154,7 +154,7 @@ impl Gateway {
     }
 
     /// Tells metrics and the slow-request log how a call went.
-    pub(crate) fn finished(
+    pub fn finished(
         &self,
         operation: Operation,
         level: Option<ReadLevel>,

@@ -40,8 +40,11 @@ impl Service {
     }
 }
 
-/// The time the caller gives, if it says.
-pub(super) fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, ApiError> {
+/// The time the caller of a gRPC service gives, if it says.
+///
+/// # Errors
+/// [`ApiError::Invalid`]: the header is not as gRPC writes it.
+pub fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = metadata.get(TIMEOUT_HEADER) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let parsed = parse_timeout(text);

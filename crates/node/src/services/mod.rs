@@ -25,6 +25,7 @@ use crate::api::ApiError;
 use crate::router::Gateway;
 use guard::Guard;
 
+pub use call::timeout;
 pub use port::Port;
 
 /// The services of the client port: `holdfast.v1`, reflection and health.
