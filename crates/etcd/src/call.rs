@@ -7,13 +7,13 @@ use holdfast_node::api::{
     ApiError, Call, Cluster as _, Gateway, Operation, ReadLevel, ReadOptions,
 };
 use holdfast_node::auth::Identity;
-
 use holdfast_node::services::timeout;
 use holdfast_runtime::Deadline;
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 
-use crate::{Answers, error_of};
+use crate::{Answers, EtcdError, Options, error_of};
 
 /// Names the keyspace of a call, where it is not the listener's.
 const KEYSPACE_HEADER: &str = "holdfast-keyspace";
@@ -22,7 +22,7 @@ const KEYSPACE_HEADER: &str = "holdfast-keyspace";
 #[derive(Clone, Debug)]
 pub struct Service {
     pub(crate) gateway: Gateway,
-    keyspace: Arc<str>,
+    options: Arc<Options>,
 }
 
 /// A call and the keyspace it is about.
@@ -33,16 +33,22 @@ pub(crate) struct Asked {
 }
 
 impl Service {
-    /// The services of `gateway` for `keyspace`.
-    pub fn new(gateway: Gateway, keyspace: &str) -> Self {
-        Self { gateway, keyspace: keyspace.into() }
+    /// The services of `gateway`.
+    pub fn new(gateway: Gateway, options: Arc<Options>) -> Self {
+        Self { gateway, options }
+    }
+
+    /// Refuses a request that changes something and is larger than it may be.
+    pub(crate) fn check_size(&self, request: &impl Message) -> Result<(), EtcdError> {
+        let fits = request.encoded_len() <= self.options.request_bytes_max;
+        if fits { Ok(()) } else { Err(EtcdError::RequestTooLarge) }
     }
 
     /// The call a request makes.
     pub(crate) fn asked(&self, metadata: &MetadataMap) -> Result<Asked, Status> {
         let time = timeout(metadata).map_err(|error| error_of(&error))?;
         let keyspace = match metadata.get(KEYSPACE_HEADER) {
-            None => self.keyspace.to_string(),
+            None => self.options.keyspace.clone(),
             Some(name) => name.to_str().unwrap_or_default().to_owned(),
         };
         let call = Call {
@@ -82,13 +88,13 @@ impl Service {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// It was refused as etcd refuses it.
-    Etcd(crate::EtcdError),
+    Etcd(EtcdError),
     /// The node could not serve it.
     Api(ApiError),
 }
 
-impl From<crate::EtcdError> for Failure {
-    fn from(error: crate::EtcdError) -> Self {
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
         Self::Etcd(error)
     }
 }

@@ -75,6 +75,7 @@ impl kv_server::Kv for Service {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let started = self.gateway.now();
         let asked = self.asked(request.metadata())?;
+        self.check_size(request.get_ref())?;
         let operation = request::put(request.into_inner())?;
         let result = self.write(&asked, operation).await.and_then(|(header, outcome)| {
             let answers = self.answers(&asked);
@@ -96,6 +97,7 @@ impl kv_server::Kv for Service {
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let started = self.gateway.now();
         let asked = self.asked(request.metadata())?;
+        self.check_size(request.get_ref())?;
         let operation = request::delete_range(request.into_inner())?;
         let result = self.write(&asked, operation).await.and_then(|(header, outcome)| {
             let answers = self.answers(&asked);
@@ -116,6 +118,9 @@ impl kv_server::Kv for Service {
         let asked = self.asked(request.metadata())?;
         let reads = reads_of(request.get_ref());
         let most = self.gateway.limits().transaction_operations_max;
+        if reads.is_none() {
+            self.check_size(request.get_ref())?;
+        }
         let txn = request::txn(request.into_inner(), most)?;
         let level = reads.as_ref().map(|read| read.level);
         let result = self.run(&asked, txn, reads).await;

@@ -196,6 +196,7 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
             eprintln!("holdfastd: {reason}");
             std::process::abort();
         }),
+        adapters: vec![holdfast_etcd::adapter(&holdfast_etcd::Options::default())],
     };
     // Before the node: recovery may take long, and the health pages tell that it goes on.
     let (arrival, tasks) = (Arc::new(Arrival::default()), Tasks::new());

@@ -101,6 +101,8 @@ pub struct World {
     pub workers: Workers,
     /// Ends the process.
     pub fatal: Fatal,
+    /// Other protocols on the client port.
+    pub adapters: Vec<services::Adapter>,
 }
 
 /// A running node.
@@ -119,6 +121,7 @@ pub struct Node {
     clients: Tasks,
     reactors: Reactors,
     pool: Pool,
+    adapters: Vec<services::Adapter>,
     client_address: SocketAddr,
     _data_dir: DataDir,
 }
@@ -395,7 +398,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
     let system = system(&ground, &map, &transport, &registry);
     let metrics = metrics(&ground, &transport, &registry);
     let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);
-    let Ground { config, lock, identity, reactors, pool, places, client, peer, .. } = ground;
+    let Ground { config, world, lock, identity, reactors, pool, places, client, peer, .. } = ground;
     let node = Node {
         identity,
         system,
@@ -409,6 +412,7 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         clients: Tasks::new(),
         reactors,
         pool,
+        adapters: world.adapters,
         client_address: client.local_address(),
         _data_dir: lock,
         config,
@@ -525,7 +529,7 @@ impl Node {
     ) -> Result<(), StartError> {
         let broken = |e: ApiError| StartError::System(e.to_string());
         for reactor in 0..self.reactors.len() {
-            let port = services::port(&self.gateway).map_err(broken)?;
+            let port = services::port(&self.gateway, &self.adapters).map_err(broken)?;
             let listener = Box::new(SharedListener(listener.clone()));
             let stop = self.clients.stop_wish();
             let served = serve_clients(port, listener, places.clone(), stop);

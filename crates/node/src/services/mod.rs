@@ -18,6 +18,8 @@ mod port;
 mod session;
 mod watch;
 
+use std::sync::Arc;
+
 use holdfast_wire::v1;
 use tonic::service::Routes;
 
@@ -28,16 +30,32 @@ use guard::Guard;
 pub use call::timeout;
 pub use port::Port;
 
-/// The services of the client port: `holdfast.v1`, reflection and health.
+/// Adds services of a gateway to the others.
+pub type Mount = Arc<dyn Fn(&Gateway, Routes) -> Routes + Send + Sync>;
+
+/// Services of another protocol on the client port, beside our own.
+#[derive(Clone)]
+pub struct Adapter {
+    /// Adds them; called once for every reactor.
+    pub mount: Mount,
+    /// Their descriptors, for the reflection service.
+    pub descriptors: &'static [u8],
+}
+
+/// The services of the client port: `holdfast.v1`, those of `adapters`, reflection and health.
 ///
 /// Health answers SERVING for the process; whether the node is ready is `Cluster.Status`, so that
 /// an empty node can be founded through a balancer that looks at health.
 ///
 /// # Errors
 /// The descriptors compiled into the binary cannot be read: a defect of the build.
-pub fn port(gateway: &Gateway) -> Result<Port, ApiError> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+pub fn port(gateway: &Gateway, adapters: &[Adapter]) -> Result<Port, ApiError> {
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS);
+    for adapter in adapters {
+        reflection = reflection.register_encoded_file_descriptor_set(adapter.descriptors);
+    }
+    let reflection = reflection
         .build_v1()
         .map_err(|error| ApiError::Internal(format!("descriptors of the API: {error}")))?;
     let (_, health) = tonic_health::server::health_reporter();
@@ -63,6 +81,7 @@ pub fn port(gateway: &Gateway) -> Result<Port, ApiError> {
             v1::cluster_server::ClusterServer::new(service()).max_decoding_message_size(limit),
             limit,
         ));
+    let routes = adapters.iter().fold(routes, |routes, one| (one.mount)(gateway, routes));
     let others = routes.add_service(reflection).add_service(health);
     Ok(Port::new(Guard::new(kv, limit), others))
 }

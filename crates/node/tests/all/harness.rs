@@ -152,7 +152,13 @@ async fn start(dir: &Path, host: &str, seeds: &[String], single: bool) -> Node {
         entropy: Arc::new(RealEntropy),
     };
     let fatal = Arc::new(|reason: &str| panic!("fatal: {reason}"));
-    let world = World { doors, net: Arc::new(RealNet), workers: Workers::Threads, fatal };
+    let world = World {
+        doors,
+        net: Arc::new(RealNet),
+        workers: Workers::Threads,
+        fatal,
+        adapters: Vec::new(),
+    };
     Node::start(config, world, single).await.unwrap()
 }
 
