@@ -56,7 +56,7 @@ errors! {
     /// The time to live is longer than any lease's.
     LeaseTtlTooLarge, OutOfRange, "too large lease TTL";
     /// The client ended the watch stream.
-    WatchCanceled, Canceled, "watch canceled";
+    WatchCanceled, Cancelled, "watch canceled";
     /// The member is there already.
     MemberExists, FailedPrecondition, "member ID already exist";
     /// Another member has the address.
@@ -156,7 +156,7 @@ errors! {
     /// No downgrade goes on.
     NoInflightDowngrade, FailedPrecondition, "no inflight downgrade job";
     /// The caller gave up.
-    RequestCanceled, Canceled, "request canceled";
+    RequestCanceled, Cancelled, "request canceled";
     /// The caller's time was up.
     DeadlineExceeded, DeadlineExceeded, "context deadline exceeded";
 }
