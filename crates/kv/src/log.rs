@@ -64,6 +64,9 @@ pub struct ApplyResult {
     /// The earliest time something put under a time limit by these entries may be due, range time;
     /// none where nothing was. See [`Reader::next_due_ms`](crate::Reader::next_due_ms).
     pub due_ms: Option<u64>,
+    /// The same of leases, locks and sessions alone. See
+    /// [`Reader::next_urgent_due_ms`](crate::Reader::next_urgent_due_ms).
+    pub urgent_due_ms: Option<u64>,
     /// The read point after the last entry; published.
     pub point: ReadPoint,
 }

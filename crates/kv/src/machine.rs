@@ -260,6 +260,7 @@ impl StateMachine {
             truth: changes.truth,
             compacted: changes.compacted,
             due_ms: changes.due_ms,
+            urgent_due_ms: changes.urgent_due_ms,
             point: changes.point,
         })
     }

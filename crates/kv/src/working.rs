@@ -97,6 +97,8 @@ pub(crate) struct Working<'a> {
     pub floors: Floors,
     /// The earliest entry put into the expiry index by this call, rolled back ones included.
     pub earliest_due_ms: u64,
+    /// As `earliest_due_ms`, of leases, locks and sessions alone.
+    pub earliest_urgent_ms: u64,
     /// How many entries of the expiry index were removed: each leaves a tombstone for a while.
     pub unindexed: u64,
     /// The newest version of keys at `base`.
@@ -122,6 +124,7 @@ impl<'a> Working<'a> {
             clock_ms: base.clock_ms,
             floors,
             earliest_due_ms: u64::MAX,
+            earliest_urgent_ms: u64::MAX,
             unindexed: 0,
             fetched: known.data,
             records: known.records,
@@ -308,6 +311,9 @@ impl<'a> Working<'a> {
         let class = due.class();
         self.floors.set(class, self.floors.of(class).min(due.at_ms));
         self.earliest_due_ms = self.earliest_due_ms.min(due.at_ms);
+        if class == Class::Urgent {
+            self.earliest_urgent_ms = self.earliest_urgent_ms.min(due.at_ms);
+        }
         self.set(Family::Expiry, due.key(), Some(Due::value(lease)));
     }
 

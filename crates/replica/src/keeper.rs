@@ -117,7 +117,6 @@ async fn expire_of_backlog(inner: &Inner) -> bool {
 
 /// How long ago the oldest that is still there was due.
 fn lateness(inner: &Inner) -> Duration {
-    inner.progress.look_for_due(&inner.reader);
     let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
     Duration::from_millis(inner.leadership.stamp_ms().unwrap_or(0).saturating_sub(due_ms))
 }
@@ -155,11 +154,9 @@ async fn expire_once(inner: &Inner) -> bool {
     let (term, deadline) = (inner.leadership.info().term, Deadline::after(PROPOSAL_MAX));
     match inner.proposer.propose(&command, deadline).await {
         Ok(committed) => {
+            inner.progress.look_for_due(&inner.reader);
             inner.leadership.settle(term);
-            match committed.outcomes.first() {
-                Some(Outcome::Expired { more: true, .. }) => return true,
-                _ => inner.progress.look_for_due(&inner.reader),
-            }
+            return matches!(committed.outcomes.first(), Some(Outcome::Expired { more: true, .. }));
         }
         Err(error) => {
             tracing::debug!(range = %inner.options.range, %error, "expire refused");

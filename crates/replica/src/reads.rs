@@ -129,12 +129,13 @@ impl RoundTask {
 
     async fn lead_round(&self) -> Result<ReadIndex, ReadError> {
         // What ended while nobody led must not be shown: the range's clock goes on with the first
-        // entry of this term.
-        if timeout(ROUND_MAX, self.leadership.settled()).await.is_err() {
-            return Err(ReadError::NoQuorum("this term's clock has not begun".into()));
-        }
-        if timeout(ROUND_MAX, self.progress.nothing_shown_late()).await.is_err() {
-            return Err(ReadError::NoQuorum("the range's clock does not go on".into()));
+        // entry of this term. Nor what ended while this process stood still.
+        let caught_up = async {
+            self.leadership.settled().await;
+            self.progress.nothing_shown_late().await;
+        };
+        if timeout(ROUND_MAX, caught_up).await.is_err() {
+            return Err(ReadError::NoQuorum("what ended cannot be removed".into()));
         }
         if self.assurance == Assurance::Quorum && defect!(READ_INDEX_WITHOUT_QUORUM) {
             return self.unconfirmed();

@@ -89,6 +89,8 @@ pub(crate) struct Changes {
     pub published: Option<Published>,
     /// The earliest entry put into the expiry index.
     pub due_ms: Option<u64>,
+    /// The earliest of leases, locks and sessions among them.
+    pub urgent_due_ms: Option<u64>,
     pub floors: Floors,
     pub unindexed: u64,
 }
@@ -127,7 +129,9 @@ impl<'a> Applier<'a> {
             self.work.set(Family::Meta, MEMBERSHIP, Some(record));
         }
         let (floors, unindexed) = (self.work.floors, self.work.unindexed);
-        let earliest_ms = self.work.earliest_due_ms;
+        let is_some = |earliest_ms: &u64| *earliest_ms != u64::MAX;
+        let due_ms = Some(self.work.earliest_due_ms).filter(is_some);
+        let urgent_due_ms = Some(self.work.earliest_urgent_ms).filter(is_some);
         let Self { truth, compacted, marks, .. } = self;
         let changed = self.marks_changed || self.truth_changed || self.compacted_changed;
         let (batch, events) = self.work.into_batch(last.index.0);
@@ -139,7 +143,8 @@ impl<'a> Applier<'a> {
             truth: truth.filter(|_| self.truth_changed),
             compacted: self.compacted_changed.then_some(compacted),
             published: changed.then_some(Published { truth, compacted, marks }),
-            due_ms: (earliest_ms != u64::MAX).then_some(earliest_ms),
+            due_ms,
+            urgent_due_ms,
             floors,
             unindexed,
         }

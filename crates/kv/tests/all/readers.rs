@@ -153,6 +153,25 @@ fn the_next_due_time_is_found_behind_many_replaced_ones() {
 }
 
 #[test]
+fn what_is_waited_for_is_told_apart_from_keys_that_are_due() {
+    let mut world = World::new();
+    let operations: [Operation; 2] = [
+        LeaseGrant { id: 1, ttl_ms: 9_000 }.into(),
+        Put { key: "k".into(), ttl_ms: 4_000, ..Put::default() }.into(),
+    ];
+    let envelope = world.envelope(vec![Command::batch(operations)]);
+    let result = world.apply(vec![envelope]);
+    let (key_ms, lease_ms) = (world.clock_ms + 4_000, world.clock_ms + 9_000);
+    assert_eq!((result.due_ms, result.urgent_due_ms), (Some(key_ms), Some(lease_ms)));
+    let reader = world.reader();
+    let due = (reader.next_due_ms().unwrap(), reader.next_urgent_due_ms().unwrap());
+    assert_eq!(due, (result.due_ms, result.urgent_due_ms));
+    let put = Command::single(Put { key: "l".into(), ttl_ms: 1_000, ..Put::default() });
+    let envelope = world.envelope(vec![put]);
+    assert_eq!(world.apply(vec![envelope]).urgent_due_ms, None);
+}
+
+#[test]
 fn many_keys_are_read_at_one_state() {
     let mut world = World::new();
     put(&mut world, "a", "1", 1_000);

@@ -43,6 +43,11 @@ const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// How long after its time something may still be shown, milliseconds of the leader's clock.
 const SHOWN_LATE_MAX_MS: u64 = 100;
 
+/// Batches that are applied while a read waits for what ended to be removed, at most: an `Expire`
+/// is under way all that time, so it takes more than a thousand leases that end at once, or a range
+/// that refuses everybody's commands, for one of them to be shown after that.
+const BATCHES_AWAITED_MAX: usize = 64;
+
 /// What the rest of the replica learns from apply.
 pub(crate) struct Progress {
     /// Index of the last applied entry.
@@ -50,8 +55,12 @@ pub(crate) struct Progress {
     pub(crate) epoch: AtomicU64,
     /// When something is due, range time; `u64::MAX` where nothing is.
     pub(crate) due_ms: AtomicU64,
+    /// As `due_ms`, of leases, locks and sessions alone.
+    urgent_due_ms: AtomicU64,
     /// Rung when something became due earlier than was known.
     pub(crate) due_earlier: Notify,
+    /// Told whenever it was looked up what is due.
+    looked_up: watch::Sender<()>,
     /// Rung when a read waits for the range's clock to go on.
     pub(crate) clock_wanted: Notify,
     pub(crate) hub: Arc<Hub>,
@@ -65,7 +74,9 @@ impl Progress {
             applied: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
             due_ms: AtomicU64::new(u64::MAX),
+            urgent_due_ms: AtomicU64::new(u64::MAX),
             due_earlier: Notify::new(),
+            looked_up: watch::Sender::new(()),
             clock_wanted: Notify::new(),
             hub,
             leadership,
@@ -90,45 +101,64 @@ impl Progress {
         });
     }
 
-    /// Notes that something may be due at `due_ms`.
-    fn note_due(&self, due_ms: u64) {
-        if due_ms < self.due_ms.fetch_min(due_ms, Ordering::AcqRel) {
+    /// Notes that something may be due at `first_ms`, and a lease, a lock or a session at
+    /// `urgent_ms`.
+    fn note_due(&self, first_ms: Option<u64>, urgent_ms: Option<u64>) {
+        if let Some(urgent_ms) = urgent_ms {
+            self.urgent_due_ms.fetch_min(urgent_ms, Ordering::AcqRel);
+        }
+        if let Some(first_ms) = first_ms
+            && first_ms < self.due_ms.fetch_min(first_ms, Ordering::AcqRel)
+        {
             self.due_earlier.notify_one();
         }
     }
 
-    /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] ago by
-    /// this leader's clock. An `Expire` follows at once where something is due, so there is nothing
-    /// to wait for, except where the process stood still or commits take long. Keys of a lease go
-    /// with its revoke only: where another command moved the clock first they are not waited for.
+    /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] before
+    /// this by this leader's clock. An `Expire` follows at once where something is due, so there is
+    /// nothing to wait for, except where the process stood still or commits take long.
+    ///
+    /// Ends after [`BATCHES_AWAITED_MAX`] whatever is shown then; not at all while nothing can be
+    /// committed. Cost: one comparison where nothing is due ever, a look at the clock otherwise.
     pub(crate) async fn nothing_shown_late(&self) {
-        if !self.shows_late() {
+        if self.due_ms.load(Ordering::Acquire) == u64::MAX {
             return;
         }
-        let mut applied = self.applied.subscribe();
-        while self.shows_late() {
+        let upto_ms = self.leadership.told_ms().saturating_sub(SHOWN_LATE_MAX_MS);
+        if !self.shows_ended_before(upto_ms) {
+            return;
+        }
+        let (mut applied, mut looked_up) = (self.applied.subscribe(), self.looked_up.subscribe());
+        let mut batches = 0;
+        while batches < BATCHES_AWAITED_MAX && self.shows_ended_before(upto_ms) {
             self.clock_wanted.notify_one();
-            // Its sender does not go before this does.
-            let _ = applied.changed().await;
+            // Neither sender goes before this does.
+            tokio::select! {
+                _ = applied.changed() => batches += 1,
+                _ = looked_up.changed() => {}
+            }
         }
     }
 
-    fn shows_late(&self) -> bool {
-        let due_ms = self.due_ms.load(Ordering::Acquire);
-        // What has a time of its own is hidden once the applied clock has reached that.
-        due_ms > self.leadership.applied_ms()
-            && due_ms.saturating_add(SHOWN_LATE_MAX_MS) < self.leadership.told_ms()
+    /// Whether what ended before `upto_ms` is shown. What has a time of its own is hidden once the
+    /// applied clock has reached that; the keys of a lease go with its revoke alone.
+    fn shows_ended_before(&self, upto_ms: u64) -> bool {
+        self.due_ms.load(Ordering::Acquire) < upto_ms
+            && (self.leadership.applied_ms() < upto_ms
+                || self.urgent_due_ms.load(Ordering::Acquire) < upto_ms)
     }
 
-    /// Looks up when something is due next. Cost: a look into the expiry index.
+    /// Looks up when something is due next. Cost: two looks into the expiry index.
     pub(crate) fn look_for_due(&self, reader: &Reader) {
         // First nothing, then what is there, then the lower of both: what is applied meanwhile
         // lowers it by itself.
+        self.urgent_due_ms.store(u64::MAX, Ordering::Release);
         self.due_ms.store(u64::MAX, Ordering::Release);
-        match reader.next_due_ms() {
-            Ok(due) => self.note_due(due.unwrap_or(u64::MAX)),
+        match reader.next_urgent_due_ms().and_then(|urgent| Ok((urgent, reader.next_due_ms()?))) {
+            Ok((urgent, first)) => self.note_due(first, urgent),
             Err(error) => tracing::error!(%error, "expiry index is unreadable"),
         }
+        self.looked_up.send_replace(());
     }
 }
 
@@ -174,14 +204,12 @@ impl Machine {
         let prepared = self.prepare(&batch.entries).await?;
         let gate = self.journal.logical_end();
         let result = self.state.apply_prepared(prepared, gate).map_err(|e| self.failed(e))?;
-        let ApplyResult { outcomes, events, grants, truth, due_ms, point, .. } = result;
+        let ApplyResult { outcomes, events, grants, truth, point, .. } = result;
         if let Some(truth) = truth {
             self.progress.epoch.store(truth.epoch.0, Ordering::Release);
         }
         self.progress.published(point);
-        if let Some(due_ms) = due_ms {
-            self.progress.note_due(due_ms);
-        }
+        self.progress.note_due(result.due_ms, result.urgent_due_ms);
         self.progress.hub.publish(&events, grants, point);
         let epoch = self.progress.epoch.load(Ordering::Acquire);
         for (responder, outcomes) in batch.responders.drain(..).zip(outcomes) {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_env::Clock;
 use holdfast_kv::command::{LeaseGrant, Put};
 use holdfast_kv::{Command, Operation};
 use holdfast_model::NodeId;
-use holdfast_replica::ReadLevel;
+use holdfast_replica::{ReadError, ReadLevel};
 use holdfast_runtime::sleep;
 
 use crate::cluster::{Cluster, read};
@@ -135,4 +136,64 @@ async fn what_ended_while_its_leader_stood_still_is_not_shown_after_that() {
         cluster.clocks[&leader].skip(60 * SECOND);
         assert_eq!(read(cluster.leader().await, key, level).await, Ok(None), "{level:?}");
     }
+}
+
+/// What a read right after a pause of its leader finds under `key`, where another command was
+/// carried out before it.
+async fn read_after_a_pause(
+    cluster: &Cluster,
+    leader: NodeId,
+    key: &str,
+    level: ReadLevel,
+) -> Option<Bytes> {
+    assert_eq!(read(cluster.leader().await, key, level).await, Ok(Some("v".into())));
+    cluster.clocks[&leader].skip(60 * SECOND);
+    cluster.put("other", "v").await;
+    read(cluster.leader().await, key, level).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_a_lease_that_ended_while_its_leader_stood_still_are_not_shown_after_that() {
+    let (cluster, leader) = led_by_a_clock_at(100).await;
+    for (id, key, level) in [(1, "a", ReadLevel::Linearizable), (2, "b", ReadLevel::Lease)] {
+        grant(&cluster, id, key, 30 * SECOND).await;
+        let found = read_after_a_pause(&cluster, leader, key, level).await;
+        assert_eq!(found, None, "{level:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_of_many_that_ended_while_their_leader_stood_still_is_shown_after_that() {
+    let (cluster, leader) = led_by_a_clock_at(100).await;
+    let leases = (2..1_002).map(|id| Operation::LeaseGrant(LeaseGrant { id, ttl_ms: 29_000 }));
+    cluster.propose(&Command::batch(leases)).await;
+    grant(&cluster, 1, "k", 30 * SECOND).await;
+    assert_eq!(read_after_a_pause(&cluster, leader, "k", ReadLevel::Linearizable).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_while_its_leader_stood_still_is_not_shown_behind_a_backlog_either() {
+    let (cluster, leader) = led_by_a_clock_at(100).await;
+    let many = |i: u32| Put { key: format!("old{i}").into(), ttl_ms: 1_000, ..Put::default() };
+    cluster.propose(&Command::batch((0..1_000).map(|i| Operation::Put(many(i))))).await;
+    let ttl = Put { key: "k".into(), value: "v".into(), ttl_ms: 30_000, ..Put::default() };
+    cluster.propose(&Command::single(ttl)).await;
+    sleep(SECOND + Duration::from_millis(20)).await;
+    let reader = cluster.leader().await.replica.reader().clone();
+    assert!(reader.next_due_ms().unwrap().unwrap() <= reader.point().clock_ms, "a backlog");
+    cluster.clocks[&leader].skip(60 * SECOND);
+    assert_eq!(read(cluster.leader().await, "k", ReadLevel::Linearizable).await, Ok(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_ends_where_what_ended_cannot_be_removed() {
+    let (cluster, leader) = led_by_a_clock_at(100).await;
+    grant(&cluster, 1, "k", 30 * SECOND).await;
+    cluster.isolate(leader, true);
+    cluster.clocks[&leader].skip(60 * SECOND);
+    let began = cluster.clock.monotonic();
+    let cut_off = &cluster.nodes[&leader];
+    let found = read(cut_off, "k", ReadLevel::Lease).await;
+    assert!(matches!(found, Err(ReadError::NoQuorum(_))), "{found:?}");
+    assert!(cluster.clock.monotonic() - began <= 6 * SECOND, "it had five seconds");
 }
