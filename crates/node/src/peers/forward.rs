@@ -22,7 +22,8 @@ pub trait ForwardHandler: Send + Sync + 'static {
 
 /// Sends operations to other nodes; implemented by the transport.
 pub trait ForwardSender: Send + Sync + 'static {
-    /// Sends `request` to `to` and waits at most `timeout` for the answer.
+    /// Sends `request` to `to` and waits at most `timeout` for the answer, no longer than until the
+    /// node falls silent.
     ///
     /// The transport fills in `cluster_id` and `from_node`.
     fn forward(

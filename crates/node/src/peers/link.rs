@@ -12,7 +12,7 @@ use holdfast_wire::peer::v1::hello::Class;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
 use holdfast_wire::peer::v1::{Frame, Hello};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
@@ -42,6 +42,8 @@ pub(super) struct PeerNode {
     pub(super) links: Vec<[Link; 2]>,
     /// Whether it answers.
     pub(super) is_present: AtomicBool,
+    /// How often it fell silent: told to those who wait for its answer.
+    pub(super) silences: watch::Sender<u64>,
     /// What is known of its wall clock.
     pub(super) wall: PeerWall,
     /// Told when the node introduces itself here: it listens, so nobody need wait to call it.
@@ -241,6 +243,7 @@ async fn read(
                 if is_lead && silences == 1 {
                     tracing::warn!(node = %node.id, "silent");
                     inner.set_present(node, false);
+                    node.silences.send_modify(|count| *count += 1);
                 }
                 if silences >= SILENCES_MAX {
                     return "it has been silent for too long".into();

@@ -261,6 +261,7 @@ impl Transport {
             address: Mutex::new(address.to_owned()),
             links: (0..reactors.len()).map(|_| [Link::default(), Link::default()]).collect(),
             is_present: AtomicBool::new(false),
+            silences: watch::Sender::new(0),
             wall: PeerWall::default(),
             introduced: Notify::new(),
             tasks: self.inner.tasks.child(),
@@ -342,32 +343,43 @@ impl Transport {
         }
     }
 
+    /// A client of the node, and the count of its silences as it is now.
     fn forward_client(
         &self,
         to: NodeId,
         range: RangeId,
-    ) -> Result<PeerClient<Channel>, ForwardError> {
+    ) -> Result<(PeerClient<Channel>, watch::Receiver<u64>), ForwardError> {
         let not_sent = |e: String| ForwardError::NotSent(to, e);
         let node = self.inner.node(to).map_err(|e| not_sent(e.to_string()))?;
+        // Before the look: a silence that begins after it is counted.
+        let silences = node.silences.subscribe();
         if !node.is_present.load(Ordering::Acquire) {
             return Err(not_sent("it is not connected".into()));
         }
         let reactor = self.inner.reactor_of(range);
         let mut clients = self.inner.forwards.lock();
         if let Some(client) = clients.get(&(to, reactor)) {
-            return Ok(client.clone());
+            return Ok((client.clone(), silences));
         }
         let address = node.address.lock().clone();
         // The channel is driven by the reactor on which it is made.
         let _entered = self.inner.reactors.handle(reactor).enter();
         let client = self.inner.dial(&address).map_err(not_sent)?;
         clients.insert((to, reactor), client.clone());
-        Ok(client)
+        Ok((client, silences))
     }
 
     fn signature(&self) -> (bytes::Bytes, u64) {
         let (cluster, node) = self.inner.identity.membership().unwrap_or_default();
         (cluster.to_bytes().to_vec().into(), node.0)
+    }
+}
+
+/// Ends when the node falls silent.
+async fn silence(mut count: watch::Receiver<u64>) {
+    if count.changed().await.is_err() {
+        // It is none of the cluster's any more. Its last answers may come.
+        std::future::pending().await
     }
 }
 
@@ -393,8 +405,16 @@ impl ForwardSender for Transport {
         let client = self.forward_client(to, RangeId(request.range_id));
         (request.cluster_id, request.from_node) = self.signature();
         Box::pin(async move {
-            let mut client = client?;
-            match holdfast_runtime::timeout(timeout, client.forward(request)).await {
+            let (mut client, silences) = client?;
+            let answer = tokio::select! {
+                biased;
+                answer = holdfast_runtime::timeout(timeout, client.forward(request)) => answer,
+                // The range has another leader soon: whoever can ask again is to do so there.
+                () = silence(silences) => {
+                    return Err(ForwardError::Unknown(to, "it fell silent".into()));
+                }
+            };
+            match answer {
                 Err(_) => Err(ForwardError::Unknown(to, "no answer in time".into())),
                 Ok(Err(status)) => Err(forward_error(to, &status)),
                 Ok(Ok(response)) => Ok(response.into_inner()),
@@ -412,7 +432,7 @@ impl ForwardSender for Transport {
         (request.cluster_id, request.from_node) = self.signature();
         let limit = self.inner.options.connect_timeout;
         Box::pin(async move {
-            let mut client = client?;
+            let (mut client, _) = client?;
             let opened = holdfast_runtime::timeout(limit, client.forward_watch(request)).await;
             match opened {
                 Err(_) => Err(ForwardError::Unknown(to, "no answer in time".into())),

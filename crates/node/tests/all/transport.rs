@@ -242,6 +242,25 @@ async fn a_forwarded_operation_tells_never_sent_from_unknown() {
     assert!(matches!(gone, Err(ForwardError::NotSent(NodeId(2), _))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_forwarded_operation_does_not_wait_for_a_node_that_fell_silent() {
+    let net = TestNet::new();
+    let (mut one, _two) = pair(&net).await;
+    for _ in 0..2 {
+        let asked = holdfast_runtime::spawn(one.transport.forward(NodeId(2), command(99), WHILE));
+        holdfast_runtime::sleep(LIMIT).await;
+        let started = tokio::time::Instant::now();
+        net.set(Weather::Frozen);
+        let answer = asked.await.unwrap();
+        assert!(matches!(answer, Err(ForwardError::Unknown(NodeId(2), _))), "{answer:?}");
+        assert!(started.elapsed() < Duration::from_millis(1_100), "{:?}", started.elapsed());
+        net.set(Weather::Fine);
+        one.until(2, true).await;
+        let answer = one.transport.forward(NodeId(2), command(1), LIMIT).await.unwrap();
+        assert_eq!(answer.resume_key, Some(Bytes::from_static(b"command")));
+    }
+}
+
 struct Content {
     chunks: usize,
     sent: u64,
