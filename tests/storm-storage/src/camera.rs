@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use holdfast_env::sim::{Random, SimDisk};
 
+use crate::campaign::Sums;
+
 /// Shares of what was not synced that an image may keep.
 pub const KEEP_PERCENT: [u8; 5] = [0, 5, 50, 95, 100];
 
@@ -14,6 +16,16 @@ pub struct Image<C> {
     pub claim: C,
     /// For messages: before which mutation, and how much of the rest was kept.
     pub what: String,
+    /// Whether it is the first one of its moment.
+    is_first: bool,
+}
+
+impl<C> Image<C> {
+    /// Counts it among those that were looked at.
+    pub fn count_in(&self, sums: &mut Sums) {
+        sums.points += u64::from(self.is_first);
+        sums.images += 1;
+    }
 }
 
 /// Takes images of one disk.
@@ -39,10 +51,11 @@ impl<C: Clone + Send + 'static> Camera<C> {
                 return;
             }
             let (operation, path) = (call.operation, call.path.display());
-            for keep in KEEP_PERCENT {
+            for (i, keep) in KEEP_PERCENT.into_iter().enumerate() {
                 let what = format!("before {operation:?} of {path}, {keep} % kept");
                 let disk = disk.image(keep, random.u64());
-                film.lock().unwrap().push(Image { disk, claim: claim(), what });
+                let image = Image { disk, claim: claim(), what, is_first: i == 0 };
+                film.lock().unwrap().push(image);
             }
         });
         Self { taken }

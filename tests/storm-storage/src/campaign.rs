@@ -12,7 +12,9 @@ use crate::{engine, faults, journal, node};
 pub struct Sums {
     /// Seeds run.
     pub seeds: u64,
-    /// Crash images opened and compared.
+    /// Moments of which crash images were opened and compared.
+    pub points: u64,
+    /// The images: several of each moment, and of what opening them left.
     pub images: u64,
     /// Single faults that were really there.
     pub faults: u64,
@@ -25,6 +27,7 @@ pub struct Sums {
 impl AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
         self.seeds += other.seeds;
+        self.points += other.points;
         self.images += other.images;
         self.faults += other.faults;
         self.detected += other.detected;

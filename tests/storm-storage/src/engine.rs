@@ -133,7 +133,7 @@ impl Run {
     fn develop(&mut self, camera: &Camera<u64>, sums: &mut Sums) {
         for image in camera.develop() {
             self.look_at(&image);
-            sums.images += 1;
+            image.count_in(sums);
         }
     }
 

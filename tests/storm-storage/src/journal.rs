@@ -37,7 +37,7 @@ pub fn run(seed: u64) -> Sums {
         }
         for image in camera.develop() {
             let rig = look_at(&image, &world, &options);
-            sums.images += 1;
+            image.count_in(&mut sums);
             count += 1;
             if count.is_multiple_of(GO_ON_EVERY) {
                 go_on(rig, &options, random.u64(), &image.what);

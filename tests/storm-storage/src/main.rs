@@ -115,8 +115,9 @@ fn storm(effort: &Effort) -> ExitCode {
         lines.iter().filter(|line| line.starts_with(word)).count()
     };
     println!(
-        "storm-storage: {} images {} bad, {} faults {} undetected ({} detected, {} harmless), \
+        "storm-storage: {} crash points, {} images {} bad, {} faults {} undetected ({} detected, {} harmless), \
          {caught}/{} defects caught, {kills}, {peers}, seeds {}..{last}, {} s{}",
+        sums.points,
         sums.images,
         bad("image"),
         sums.faults,

@@ -50,7 +50,7 @@ pub fn run(seed: u64) -> Sums {
             let claims = &image.claim;
             let found = probe::inspect(&node, &image.disk, claims);
             found.unwrap_or_else(|noticed| panic!("{}: {noticed}", image.what));
-            sums.images += 1;
+            image.count_in(&mut sums);
             if node.random.below(16) == 0 {
                 // What opening showed is durable.
                 let again = image.disk.crash(0, seed);
