@@ -75,7 +75,7 @@ pub(crate) async fn expire(inner: Arc<Inner>) {
         let mut is_backlog = false;
         let mut term = inner.leadership.info().term;
         while let Some(now_ms) = inner.leadership.stamp_ms() {
-            let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
+            let due_ms = inner.progress.due_ms();
             if due_ms > now_ms {
                 inner.leadership.settle(term);
                 let wait = Duration::from_millis(due_ms - now_ms).min(DUE_SLEEP_MAX);
@@ -117,7 +117,7 @@ async fn expire_of_backlog(inner: &Inner) -> bool {
 
 /// How long ago the oldest that is still there was due.
 fn lateness(inner: &Inner) -> Duration {
-    let due_ms = inner.progress.due_ms.load(Ordering::Acquire);
+    let due_ms = inner.progress.due_ms();
     Duration::from_millis(inner.leadership.stamp_ms().unwrap_or(0).saturating_sub(due_ms))
 }
 

@@ -48,15 +48,52 @@ const SHOWN_LATE_MAX_MS: u64 = 100;
 /// that refuses everybody's commands, for one of them to be shown after that.
 const BATCHES_AWAITED_MAX: usize = 64;
 
+/// When something is due next, range time; one thread looks it up, another lowers it meanwhile.
+struct Due {
+    at_ms: AtomicU64,
+    /// The lowest that came since the last look began.
+    fresh_ms: AtomicU64,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Self { at_ms: AtomicU64::new(u64::MAX), fresh_ms: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Due {
+    fn at_ms(&self) -> u64 {
+        self.at_ms.load(Ordering::Acquire)
+    }
+
+    /// Notes that something may be due at `at_ms`; whether that is the earliest.
+    fn lower(&self, at_ms: u64) -> bool {
+        self.fresh_ms.fetch_min(at_ms, Ordering::AcqRel);
+        at_ms < self.at_ms.fetch_min(at_ms, Ordering::AcqRel)
+    }
+
+    /// To be called before it is looked up what is there. What was known stands meanwhile: whoever
+    /// waits for what is overdue must not pass.
+    fn begin_look(&self) {
+        self.fresh_ms.store(u64::MAX, Ordering::Release);
+    }
+
+    /// The look found `at_ms`; what came while it lasted may be earlier.
+    fn end_look(&self, at_ms: u64) {
+        self.at_ms.store(at_ms, Ordering::Release);
+        self.at_ms.fetch_min(self.fresh_ms.load(Ordering::Acquire), Ordering::AcqRel);
+    }
+}
+
 /// What the rest of the replica learns from apply.
 pub(crate) struct Progress {
     /// Index of the last applied entry.
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) epoch: AtomicU64,
-    /// When something is due, range time; `u64::MAX` where nothing is.
-    pub(crate) due_ms: AtomicU64,
-    /// As `due_ms`, of leases, locks and sessions alone.
-    urgent_due_ms: AtomicU64,
+    /// When something is due.
+    due: Due,
+    /// When a lease, a lock or a session is due.
+    urgent_due: Due,
     /// Rung when something became due earlier than was known.
     pub(crate) due_earlier: Notify,
     /// Told whenever it was looked up what is due.
@@ -73,8 +110,8 @@ impl Progress {
         Self {
             applied: watch::Sender::new(0),
             epoch: AtomicU64::new(0),
-            due_ms: AtomicU64::new(u64::MAX),
-            urgent_due_ms: AtomicU64::new(u64::MAX),
+            due: Due::default(),
+            urgent_due: Due::default(),
             due_earlier: Notify::new(),
             looked_up: watch::Sender::new(()),
             clock_wanted: Notify::new(),
@@ -105,13 +142,16 @@ impl Progress {
     /// `urgent_ms`.
     fn note_due(&self, first_ms: Option<u64>, urgent_ms: Option<u64>) {
         if let Some(urgent_ms) = urgent_ms {
-            self.urgent_due_ms.fetch_min(urgent_ms, Ordering::AcqRel);
+            self.urgent_due.lower(urgent_ms);
         }
-        if let Some(first_ms) = first_ms
-            && first_ms < self.due_ms.fetch_min(first_ms, Ordering::AcqRel)
-        {
+        if first_ms.is_some_and(|first_ms| self.due.lower(first_ms)) {
             self.due_earlier.notify_one();
         }
+    }
+
+    /// When something is due, range time; `u64::MAX` where nothing is.
+    pub(crate) fn due_ms(&self) -> u64 {
+        self.due.at_ms()
     }
 
     /// Waits until nothing is shown any more that ended longer than [`SHOWN_LATE_MAX_MS`] before
@@ -121,7 +161,7 @@ impl Progress {
     /// Ends after [`BATCHES_AWAITED_MAX`] whatever is shown then; not at all while nothing can be
     /// committed. Cost: one comparison where nothing is due ever, a look at the clock otherwise.
     pub(crate) async fn nothing_shown_late(&self) {
-        if self.due_ms.load(Ordering::Acquire) == u64::MAX {
+        if self.due_ms() == u64::MAX {
             return;
         }
         let upto_ms = self.leadership.told_ms().saturating_sub(SHOWN_LATE_MAX_MS);
@@ -143,20 +183,23 @@ impl Progress {
     /// Whether what ended before `upto_ms` is shown. What has a time of its own is hidden once the
     /// applied clock has reached that; the keys of a lease go with its revoke alone.
     fn shows_ended_before(&self, upto_ms: u64) -> bool {
-        self.due_ms.load(Ordering::Acquire) < upto_ms
-            && (self.leadership.applied_ms() < upto_ms
-                || self.urgent_due_ms.load(Ordering::Acquire) < upto_ms)
+        self.due_ms() < upto_ms
+            && (self.leadership.applied_ms() < upto_ms || self.urgent_due.at_ms() < upto_ms)
     }
 
     /// Looks up when something is due next. Cost: two looks into the expiry index.
     pub(crate) fn look_for_due(&self, reader: &Reader) {
-        // First nothing, then what is there, then the lower of both: what is applied meanwhile
-        // lowers it by itself.
-        self.urgent_due_ms.store(u64::MAX, Ordering::Release);
-        self.due_ms.store(u64::MAX, Ordering::Release);
-        match reader.next_urgent_due_ms().and_then(|urgent| Ok((urgent, reader.next_due_ms()?))) {
-            Ok((urgent, first)) => self.note_due(first, urgent),
-            Err(error) => tracing::error!(%error, "expiry index is unreadable"),
+        self.due.begin_look();
+        self.urgent_due.begin_look();
+        let found = reader.next_urgent_due_ms().and_then(|u| Ok((u, reader.next_due_ms()?)));
+        let (urgent, first) = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "expiry index is unreadable");
+            (None, None)
+        });
+        self.urgent_due.end_look(urgent.unwrap_or(u64::MAX));
+        self.due.end_look(first.unwrap_or(u64::MAX));
+        if first.is_some() {
+            self.due_earlier.notify_one();
         }
         self.looked_up.send_replace(());
     }
