@@ -1,16 +1,19 @@
-//! Files and directories nobody refers to any more, and cached blocks of such, waiting for a job
-//! to be rid of them.
+//! Files and directories nobody refers to any more, cached blocks of such, and memtables that were
+//! flushed, waiting for a job to be rid of them.
 //!
 //! The last reader of an old version may be anyone, also a request thread that must not wait for
-//! an unlink of a large file; it only leaves the name here.
+//! an unlink of a large file; it only leaves the name here. Nor for a memtable of a million records
+//! to be taken apart: that is held here until nobody else holds it.
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_env::Disk;
 use holdfast_env::sync::Mutex;
 
 use crate::error::{Error, Result};
+use crate::memtable::Memtable;
 use crate::shared::Shared;
 use crate::table::Leftover;
 
@@ -21,6 +24,8 @@ pub(crate) enum Grave {
     Directory(PathBuf),
     /// What the block cache still holds of a table.
     Cached(Leftover),
+    /// Goes with its grave.
+    Memtable(#[allow(dead_code, reason = "held to be dropped")] Arc<Memtable>),
 }
 
 impl Grave {
@@ -31,6 +36,7 @@ impl Grave {
                 leftover.uncache(shared);
                 return Ok(());
             }
+            Self::Memtable(_) => return Ok(()),
             Self::File(path) => (path, disk.remove_file(path)),
             Self::Directory(path) => (path, disk.remove_dir_all(path)),
         };
@@ -52,6 +58,8 @@ pub(crate) struct Graveyard {
 #[derive(Debug, Default)]
 struct Inner {
     graves: Vec<Grave>,
+    /// Flushed, and maybe still read: about as many as there are readers at most.
+    retired: Vec<Arc<Memtable>>,
     filter_checks: u64,
     filter_useful: u64,
 }
@@ -75,8 +83,21 @@ impl Graveyard {
         (inner.filter_checks, inner.filter_useful)
     }
 
-    /// Everything left so far.
+    /// Holds a memtable that new readers do not find any more until the others are done with it;
+    /// where there are none the caller is the one to free it.
+    pub(crate) fn retire(&self, memtable: &Arc<Memtable>) {
+        if Arc::strong_count(memtable) > 1 {
+            self.inner.lock().retired.push(memtable.clone());
+        }
+    }
+
+    /// Everything left so far, but for memtables that are still read.
     pub(crate) fn take(&self) -> Vec<Grave> {
-        std::mem::take(&mut self.inner.lock().graves)
+        let mut inner = self.inner.lock();
+        let mut graves = std::mem::take(&mut inner.graves);
+        // Who alone holds one stays alone: nobody finds it any more.
+        let unread = inner.retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1);
+        graves.extend(unread.map(Grave::Memtable));
+        graves
     }
 }

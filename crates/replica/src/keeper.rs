@@ -3,7 +3,6 @@
 //! Each function is one task; all of them end with the replica.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_env::defect;

@@ -29,6 +29,7 @@ pub(crate) fn run(tree: &Tree, work: &FlushWork) -> Result<()> {
     let outcome = tree.commit(&work.generation, proposal);
     made.files.keep_after(&outcome);
     if outcome? {
+        tree.home.graveyard.retire(&work.memtable);
         Counters::add(&tree.counters.flushes, 1);
         Counters::add(&tree.counters.flushed_bytes, made.bytes);
         Counters::add(&tree.counters.dropped_records, dropped);

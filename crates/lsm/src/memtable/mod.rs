@@ -13,6 +13,7 @@ mod node;
 mod ranges;
 mod skiplist;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -253,6 +254,12 @@ impl Memtable {
 /// The half of a key's hash that filters use least.
 fn list_hash(hash: u64) -> u32 {
     (hash >> 16) as u32
+}
+
+impl fmt::Debug for Memtable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memtable").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Memtable {

@@ -5,21 +5,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_env::real::{RealDisk, RealEntropy};
-use holdfast_lsm::{Batch, Engine, EngineOptions, Family, ReadPoint, Shared, SharedOptions};
+use holdfast_lsm::{
+    Batch, Engine, EngineOptions, Family, JobKind, ReadPoint, Shared, SharedOptions,
+};
 use holdfast_model::{LogIndex, Revision};
 
 fn open() -> (tempfile::TempDir, Engine) {
+    let (dir, _shared, engine) = open_with(SharedOptions::default());
+    (dir, engine)
+}
+
+fn open_with(options: SharedOptions) -> (tempfile::TempDir, Arc<Shared>, Engine) {
+    let shared = Arc::new(Shared::new(options).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(
         Arc::new(RealDisk),
         Arc::new(RealEntropy),
         dir.path(),
-        Arc::new(Shared::new(SharedOptions::default()).unwrap()),
+        shared.clone(),
         Arc::new(|| u64::MAX),
         EngineOptions::default(),
     )
     .unwrap();
-    (dir, engine)
+    (dir, shared, engine)
 }
 
 fn point(revision: u64) -> ReadPoint {
@@ -60,6 +68,30 @@ fn every_revision_of_a_key_is_read_as_it_was() {
     put(&engine, "a", 6, Some("three"));
     assert_eq!(value(&engine, "a", 5).as_deref(), Some("two"));
     assert_eq!(value(&engine, "a", 6).as_deref(), Some("three"));
+}
+
+#[test]
+fn whoever_reads_a_flushed_memtable_last_does_not_free_it() {
+    let (_dir, shared, engine) = open_with(SharedOptions::default());
+    let empty = shared.memtable_bytes();
+    put(&engine, "a", 2, Some("one"));
+    engine.seal();
+    let range = (Bound::Unbounded, Bound::Unbounded);
+    let mut scan = engine.scan(Family::Data, range, point(2), false).unwrap();
+    while let Some(job) = engine.next_job() {
+        job.run().unwrap();
+    }
+    assert_eq!(engine.stats().sealed_memtables, 0, "it was flushed");
+    let held = shared.memtable_bytes();
+    assert!(held > empty, "it is read");
+    assert_eq!(scan.next().unwrap().unwrap().0, "a");
+    drop(scan);
+    assert_eq!(shared.memtable_bytes(), held, "the reader freed it");
+    let job = engine.next_job().expect("it can go");
+    assert_eq!(job.kind(), JobKind::Cleaning);
+    job.run().unwrap();
+    assert_eq!(shared.memtable_bytes(), empty);
+    assert!(engine.next_job().is_none());
 }
 
 #[test]
