@@ -291,8 +291,8 @@ impl Disk {
         Ok(Self { file, bytes: BYTES, offset: 0 })
     }
 
-    /// Writes and syncs `write_bytes` after `write_bytes` for a turn, beside a thread that waits for
-    /// the time without rest, as the one that appends does: interrupts of the disk fall on it, too.
+    /// Writes and syncs `write_bytes` after `write_bytes` for a turn, beside a thread that waits
+    /// without rest, as the one that appends does: interrupts of the disk fall on it, too.
     fn turn(&mut self, write_bytes: u64) -> Result<(u64, Duration)> {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {

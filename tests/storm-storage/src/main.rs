@@ -115,8 +115,8 @@ fn storm(effort: &Effort) -> ExitCode {
         lines.iter().filter(|line| line.starts_with(word)).count()
     };
     println!(
-        "storm-storage: {} crash points, {} images {} bad, {} faults {} undetected ({} detected, {} harmless), \
-         {caught}/{} defects caught, {kills}, {peers}, seeds {}..{last}, {} s{}",
+        "storm-storage: {} crash points, {} images {} bad, {} faults {} undetected ({} detected, \
+         {} harmless), {caught}/{} defects caught, {kills}, {peers}, seeds {}..{last}, {} s{}",
         sums.points,
         sums.images,
         bad("image"),
