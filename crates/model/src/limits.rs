@@ -31,6 +31,10 @@ pub const RANGE_DELETE_KEYS_MAX: usize = 100_000;
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 /// Longest TTL: ten years.
 pub const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Longest TTL of a lease: what clients of etcd may ask for, some 285 years.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(9_000_000_000);
+/// Most leases that are listed at a time.
+pub const LEASES_LISTED_MAX: usize = 10_000;
 /// Most sessions of one range.
 pub const SESSIONS_PER_RANGE_MAX: usize = 100_000;
 /// Most unanswered mutations of one session in one range.

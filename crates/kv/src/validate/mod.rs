@@ -33,8 +33,10 @@ pub struct Limits {
     pub transaction_operations_max: usize,
     /// Shortest TTL.
     pub ttl_min: Duration,
-    /// Longest TTL.
+    /// Longest TTL of a key or lock.
     pub ttl_max: Duration,
+    /// Longest TTL of a lease.
+    pub lease_ttl_max: Duration,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             transaction_operations_max: limits::TRANSACTION_OPERATIONS_MAX,
             ttl_min: limits::TTL_MIN,
             ttl_max: limits::TTL_MAX,
+            lease_ttl_max: limits::LEASE_TTL_MAX,
         }
     }
 }
@@ -145,7 +148,7 @@ impl Limits {
             Operation::Etcd(txn) => self.etcd(txn),
             Operation::LeaseGrant(grant) => {
                 lease(grant.id)?;
-                self.ttl(grant.ttl_ms)
+                self.ttl(grant.ttl_ms, self.lease_ttl_max)
             }
             Operation::Renew(renew) => {
                 at_most("leases of a renewal", RENEW_LEASES_MAX, renew.leases.len())
@@ -175,8 +178,8 @@ impl Limits {
         at_most("bytes of a value", self.value_bytes_max, value.len())
     }
 
-    fn ttl(&self, ttl_ms: u64) -> Checked {
-        let (min, max) = (millis(self.ttl_min), millis(self.ttl_max));
+    fn ttl(&self, ttl_ms: u64, max: Duration) -> Checked {
+        let (min, max) = (millis(self.ttl_min), millis(max));
         if ttl_ms < min {
             return too_small("TTL in milliseconds", min, ttl_ms);
         }
@@ -187,7 +190,7 @@ impl Limits {
     }
 
     fn optional_ttl(&self, ttl_ms: u64) -> Checked {
-        if ttl_ms == 0 { Ok(()) } else { self.ttl(ttl_ms) }
+        if ttl_ms == 0 { Ok(()) } else { self.ttl(ttl_ms, self.ttl_max) }
     }
 
     fn put(&self, put: &Put) -> Checked {
@@ -227,7 +230,7 @@ impl Limits {
         match (acquire.ttl_ms, acquire.lease) {
             (0, 0) => rule("a lock lives by a TTL or by a lease"),
             (0, _) => Ok(()),
-            (ttl_ms, 0) => self.ttl(ttl_ms),
+            (ttl_ms, 0) => self.ttl(ttl_ms, self.ttl_max),
             _ => rule("a lock lives by a TTL or by a lease, not by both"),
         }
     }
