@@ -314,6 +314,15 @@ pub enum Compaction {
     Tiered,
 }
 
+/// What a keyspace is to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyspaceKind {
+    /// Keys in any number of ranges.
+    Native,
+    /// One etcd: one range, dense revisions; no TTLs of keys and no native locks.
+    Etcd,
+}
+
 /// `holdfast keyspace …`
 #[derive(Debug, Subcommand)]
 pub enum Keyspace {
@@ -321,18 +330,22 @@ pub enum Keyspace {
     Create {
         /// Its name.
         name: String,
-        /// How many ranges: a power of two, 1 … 256.
-        #[arg(long, default_value_t = 8)]
+        /// How many ranges: a power of two, 1 … 256; 0 = 8, or 1 where the kind is etcd.
+        #[arg(long, default_value_t = 0)]
         ranges: u32,
         /// Replicas per range; 0 = the cluster's default.
         #[arg(long, default_value_t = 0)]
         replication_factor: u32,
-        /// latest, manual, a duration (10m), or a number of revisions.
-        #[arg(long, default_value = "10m", value_parser = history)]
-        history: holdfast_model::History,
+        /// latest, manual, a duration (10m), or a number of revisions; without it 10m, or manual
+        /// where the kind is etcd.
+        #[arg(long, value_parser = history)]
+        history: Option<holdfast_model::History>,
         /// How tables are merged: tiered for data that is written much and read little.
         #[arg(long, default_value = "leveled")]
         compaction: Compaction,
+        /// Whether it is one etcd to its clients.
+        #[arg(long, default_value = "native")]
+        kind: KeyspaceKind,
     },
     /// All keyspaces.
     List,

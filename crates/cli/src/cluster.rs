@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use holdfast_client::Error;
-use holdfast_model::{ClusterMap, Compaction, History, KeyspaceDescriptor, RangeId, ReplicaRole};
+use holdfast_model::{
+    ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceKind, RangeId, ReplicaRole,
+};
 use holdfast_wire::v1;
 use serde_json::json;
 use tonic::Status;
@@ -256,12 +258,19 @@ fn compaction_text(compaction: Compaction) -> &'static str {
     }
 }
 
+fn kind_text(kind: KeyspaceKind) -> &'static str {
+    match kind {
+        KeyspaceKind::Native => "native",
+        KeyspaceKind::Etcd => "etcd",
+    }
+}
+
 fn keyspace_json(keyspace: &KeyspaceDescriptor) -> serde_json::Value {
     json!({
         "id": keyspace.id.0, "name": keyspace.name, "ranges": keyspace.ranges,
         "replication_factor": keyspace.replication_factor,
         "history": history_text(keyspace.history),
-        "compaction": compaction_text(keyspace.compaction),
+        "compaction": compaction_text(keyspace.compaction), "kind": kind_text(keyspace.kind),
     })
 }
 
@@ -315,16 +324,20 @@ async fn transfer(cli: &Cli, range: u64, to: u64) -> Result<Exit> {
 /// What the cluster answered.
 pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
     match command {
-        Keyspace::Create { name, ranges, replication_factor, history, compaction } => {
+        Keyspace::Create { name, ranges, replication_factor, history, compaction, kind } => {
             let mut client = any(cli, CREATE_LIMIT).await?;
             let request = v1::CreateKeyspaceRequest {
                 name: name.clone(),
                 ranges: *ranges,
                 replication_factor: *replication_factor,
-                history: Some((*history).into()),
+                history: history.map(Into::into),
                 compaction: match compaction {
                     args::Compaction::Leveled => v1::Compaction::Leveled.into(),
                     args::Compaction::Tiered => v1::Compaction::Tiered.into(),
+                },
+                kind: match kind {
+                    args::KeyspaceKind::Native => v1::KeyspaceKind::Native.into(),
+                    args::KeyspaceKind::Etcd => v1::KeyspaceKind::Etcd.into(),
                 },
             };
             client

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_model::{
-    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, NodeId, RangeId,
+    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceKind, NodeId, RangeId,
 };
 use holdfast_runtime::sleep;
 use holdfast_wire::v1::{self, ErrorCode};
@@ -23,15 +23,17 @@ const NODE_PAUSE: Duration = Duration::from_millis(100);
 /// What a keyspace is created with; the default is that of the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyspaceOptions {
-    /// A power of two, 1 … 256; 0 = 8.
+    /// A power of two, 1 … 256; 0 = 8, or 1 where the kind is etcd, which takes nothing else.
     pub ranges: u32,
     /// 0 = the cluster's.
     pub replication_factor: u32,
-    /// How long old versions stay; absent = 10 minutes.
+    /// How long old versions stay; absent = 10 minutes, or manual where the kind is etcd.
     pub history: Option<History>,
     /// How tables are merged: tiered for data that is written much and read little. It cannot be
     /// changed later.
     pub compaction: Compaction,
+    /// What it is to its clients. It cannot be changed later.
+    pub kind: KeyspaceKind,
 }
 
 impl Client {
@@ -237,6 +239,7 @@ impl Cluster {
             replication_factor: options.replication_factor,
             history: options.history.map(Into::into),
             compaction: v1::Compaction::from(options.compaction).into(),
+            kind: v1::KeyspaceKind::from(options.kind).into(),
         };
         let answer = self.change(&method::KEYSPACE_CREATE, &request).await?;
         descriptor(answer.keyspace)

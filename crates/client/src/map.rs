@@ -412,6 +412,7 @@ mod tests {
             replication_factor: 2,
             history: History::default(),
             compaction: Default::default(),
+            kind: Default::default(),
         };
         map.keyspaces.insert(space.name.clone(), space);
         for (index, span) in Span::split_ring(4).into_iter().enumerate() {

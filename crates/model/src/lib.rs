@@ -17,7 +17,7 @@ pub use ids::{
     Revision, StoreId, Term,
 };
 pub use map::{
-    ClusterMap, Compaction, History, KeyspaceDescriptor, MapError, NodeDescriptor, RangeDescriptor,
+    ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceKind, MapError, NodeDescriptor, RangeDescriptor,
     ReplicaDescriptor, ReplicaRole,
 };
 pub use position::{hashed_part, position};

@@ -55,6 +55,17 @@ pub enum Compaction {
     Tiered,
 }
 
+/// What a keyspace is to its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyspaceKind {
+    /// Keys in any number of ranges.
+    #[default]
+    Native,
+    /// One etcd: one range that is never split, and no revision without an event. Keys end with
+    /// leases there, not by a TTL of their own, and locks are keys.
+    Etcd,
+}
+
 /// A named collection of keys with its own settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyspaceDescriptor {
@@ -70,6 +81,8 @@ pub struct KeyspaceDescriptor {
     pub history: History,
     /// How tables are merged; set once.
     pub compaction: Compaction,
+    /// What it is to its clients; set once.
+    pub kind: KeyspaceKind,
 }
 
 /// Whether a replica counts in quorums.
@@ -236,6 +249,7 @@ mod tests {
                 replication_factor: 3,
                 history: History::default(),
                 compaction: Compaction::default(),
+                kind: KeyspaceKind::default(),
             },
         );
         for (i, span) in Span::split_ring(count).into_iter().enumerate() {

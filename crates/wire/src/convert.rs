@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_model::{
-    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceId, NodeDescriptor,
+    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceId, KeyspaceKind, NodeDescriptor,
     NodeId, RangeDescriptor, RangeEpoch, RangeId, ReplicaDescriptor, ReplicaId, ReplicaRole,
     Revision, Span,
 };
@@ -106,6 +106,24 @@ impl From<v1::Compaction> for Compaction {
     }
 }
 
+impl From<KeyspaceKind> for v1::KeyspaceKind {
+    fn from(kind: KeyspaceKind) -> Self {
+        match kind {
+            KeyspaceKind::Native => Self::Native,
+            KeyspaceKind::Etcd => Self::Etcd,
+        }
+    }
+}
+
+impl From<v1::KeyspaceKind> for KeyspaceKind {
+    fn from(kind: v1::KeyspaceKind) -> Self {
+        match kind {
+            v1::KeyspaceKind::Unspecified | v1::KeyspaceKind::Native => Self::Native,
+            v1::KeyspaceKind::Etcd => Self::Etcd,
+        }
+    }
+}
+
 impl From<&KeyspaceDescriptor> for v1::Keyspace {
     fn from(k: &KeyspaceDescriptor) -> Self {
         Self {
@@ -115,6 +133,7 @@ impl From<&KeyspaceDescriptor> for v1::Keyspace {
             replication_factor: k.replication_factor,
             history: Some(k.history.into()),
             compaction: v1::Compaction::from(k.compaction).into(),
+            kind: v1::KeyspaceKind::from(k.kind).into(),
         }
     }
 }
@@ -128,8 +147,11 @@ impl TryFrom<v1::Keyspace> for KeyspaceDescriptor {
         }
         let history = k.history.ok_or_else(|| bad("keyspace", "no history"))?;
         let compaction = k.compaction().into();
+        let kind = v1::KeyspaceKind::try_from(k.kind);
+        let kind = kind.map_err(|_| bad("keyspace", "its kind is not known"))?.into();
         Ok(Self {
             compaction,
+            kind,
             id: KeyspaceId(k.id),
             name: k.name,
             ranges: k.ranges,
@@ -247,6 +269,7 @@ mod tests {
             replication_factor: 3,
             history: History::default(),
             compaction: Compaction::Tiered,
+            kind: KeyspaceKind::Etcd,
         };
         map.keyspaces.insert(keyspace.name.clone(), keyspace);
         for (i, span) in Span::split_ring(2).into_iter().enumerate() {

@@ -163,6 +163,7 @@ fn whole_map(endpoints: &[String], leader: u64) -> ClusterMap {
         replication_factor: 3,
         history: History::default(),
         compaction: Default::default(),
+        kind: Default::default(),
     };
     map.keyspaces.insert(space.name.clone(), space);
     for (id, span) in (1..).zip(Span::split_ring(RANGES)) {

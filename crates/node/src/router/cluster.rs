@@ -116,6 +116,7 @@ impl Cluster for Gateway {
                 history_of(history)?;
             }
             compaction_of(request.compaction)?;
+            kind_of(request.kind, request.ranges)?;
             self.parts.admin.create_keyspace(call, request).await
         }
         .boxed()
@@ -204,6 +205,17 @@ fn compaction_of(compaction: i32) -> Result<(), ApiError> {
     }
 }
 
+/// Refuses a kind nobody here knows, and more ranges than it has.
+fn kind_of(kind: i32, ranges: u32) -> Result<(), ApiError> {
+    match v1::KeyspaceKind::try_from(kind) {
+        Ok(v1::KeyspaceKind::Etcd) if ranges > 1 => Err(ApiError::Invalid(format!(
+            "ranges of a keyspace of etcd's kind: 1, given {ranges}"
+        ))),
+        Ok(_) => Ok(()),
+        Err(_) => Err(ApiError::Invalid("kind of a keyspace: neither native nor etcd".into())),
+    }
+}
+
 fn history_of(history: v1::History) -> Result<(), ApiError> {
     let history = holdfast_model::History::try_from(history);
     let history = history.map_err(|error| ApiError::Invalid(error.to_string()))?;
@@ -231,6 +243,13 @@ mod tests {
             assert!(keyspace_name(name).is_err(), "{name}");
         }
         assert!(own_keyspace("sys").is_err());
+    }
+
+    #[test]
+    fn a_keyspace_of_etcds_kind_has_one_range() {
+        let etcd = v1::KeyspaceKind::Etcd.into();
+        assert!(kind_of(etcd, 0).is_ok() && kind_of(etcd, 1).is_ok() && kind_of(0, 8).is_ok());
+        assert!(kind_of(etcd, 2).is_err() && kind_of(99, 0).is_err());
     }
 
     #[test]

@@ -151,6 +151,7 @@ mod tests {
             replication_factor: 1,
             history: Default::default(),
             compaction: Default::default(),
+            kind: Default::default(),
         };
         map.keyspaces.insert("default".into(), space);
         for (i, span) in Span::split_ring(4).into_iter().enumerate() {

@@ -101,16 +101,21 @@ impl System {
             given => given,
         };
         let most = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let (ranges, history) = match request.kind() {
+            v1::KeyspaceKind::Etcd => (1, History::Manual),
+            _ => (RANGES_PER_KEYSPACE_DEFAULT, History::default()),
+        };
         let keyspace = v1::Keyspace {
             id: cluster.next_keyspace_id,
             name: request.name.clone(),
             ranges: match request.ranges {
-                0 => RANGES_PER_KEYSPACE_DEFAULT,
+                0 => ranges,
                 given => given,
             },
             replication_factor: factor.clamp(1, most.max(1)),
-            history: Some(request.history.unwrap_or_else(|| History::default().into())),
+            history: Some(request.history.unwrap_or_else(|| history.into())),
             compaction: request.compaction,
+            kind: request.kind,
         };
         let existing: Placement =
             map.ranges.values().map(|r| plan::placement_of(&r.into())).collect();

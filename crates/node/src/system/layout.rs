@@ -203,6 +203,7 @@ pub(super) fn system_keyspace(replication_factor: u32) -> v1::Keyspace {
         replication_factor,
         history: Some(holdfast_model::History::default().into()),
         compaction: v1::Compaction::Leveled.into(),
+        kind: v1::KeyspaceKind::Native.into(),
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) fn beginning(nodes: &[v1::Node], replication_factor: u32) -> (Beginni
         replication_factor: replication_factor.min(count),
         history: Some(history.into()),
         compaction: v1::Compaction::Leveled.into(),
+        kind: v1::KeyspaceKind::Native.into(),
     };
     let system_replicas = if count >= SYSTEM_REPLICAS_MAX {
         SYSTEM_REPLICAS_MAX
@@ -119,7 +120,10 @@ pub(super) fn beginning(nodes: &[v1::Node], replication_factor: u32) -> (Beginni
     let keyspaces = vec![
         system_keyspace(system_replicas),
         keyspace(1, DEFAULT_KEYSPACE, RANGES_PER_KEYSPACE_DEFAULT, History::default()),
-        keyspace(2, ETCD_KEYSPACE, 1, History::Manual),
+        v1::Keyspace {
+            kind: v1::KeyspaceKind::Etcd.into(),
+            ..keyspace(2, ETCD_KEYSPACE, 1, History::Manual)
+        },
     ];
     let healthy = nodes.iter().map(|n| NodeId(n.id)).collect();
     let mut next = NextIds { range: 0, replica: REPLICA_ID_MIN };
