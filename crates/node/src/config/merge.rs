@@ -19,10 +19,13 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// `section.key=value`, as given to `--set`.
     pub sets: Vec<String>,
+    /// Sections of the crates above this one, each a table of every key with its default. What is
+    /// given for them ends up in [`Config::others`]; their owners check it.
+    pub others: Table,
 }
 
 pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
-    let known = known_keys();
+    let known = known_keys(&sources.others);
     let mut merged = Table::new();
     if let Some((name, text)) = &sources.file {
         let table: Table = text
@@ -48,9 +51,18 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
             .ok_or_else(|| syntax(&origin, "write it as section.key=value".into()))?;
         put(&mut merged, &origin, section, key, text, &known)?;
     }
-    Config::deserialize(Value::Table(merged)).map_err(|e| {
+    let mut others = sources.others.clone();
+    for (section, defaults) in &mut others {
+        if let (Value::Table(defaults), Some(Value::Table(given))) =
+            (defaults, merged.remove(section))
+        {
+            defaults.extend(given);
+        }
+    }
+    let own = Config::deserialize(Value::Table(merged)).map_err(|e| {
         ConfigError::invalid(String::new(), e.to_string().trim_end().replace('\n', " "))
-    })
+    })?;
+    Ok(Config { others, ..own })
 }
 
 fn syntax(origin: &str, problem: String) -> ConfigError {
@@ -104,8 +116,9 @@ fn unquoted(text: &str) -> &str {
 }
 
 /// Every key with its default, dotted.
-fn known_keys() -> Vec<(String, Value)> {
-    let table = Table::try_from(Config::default()).unwrap_or_default();
+fn known_keys(others: &Table) -> Vec<(String, Value)> {
+    let mut table = Table::try_from(Config::default()).unwrap_or_default();
+    table.extend(others.clone());
     let mut keys = Vec::new();
     for (section, values) in table {
         if let Value::Table(values) = values {

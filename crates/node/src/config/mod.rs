@@ -54,6 +54,9 @@ pub struct Config {
     pub log: LogSection,
     /// Orderly stop.
     pub shutdown: ShutdownSection,
+    /// Sections of the crates above this one, every key with its value.
+    #[serde(skip)]
+    pub others: toml::Table,
 }
 
 /// Why a configuration is refused. Nothing was started.
@@ -110,7 +113,11 @@ impl Config {
 
     /// The configuration as TOML, every key included.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_else(|error| format!("# not printable: {error}\n"))
+        let printed = toml::Table::try_from(self).and_then(|mut table| {
+            table.extend(self.others.clone());
+            toml::to_string_pretty(&table)
+        });
+        printed.unwrap_or_else(|error| format!("# not printable: {error}\n"))
     }
 
     /// The address other nodes and clients use for the client port.
@@ -194,6 +201,9 @@ fn or_else_listen(advertise: &str, listen: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Sections of the reference file that belong to the crates above.
+    const OTHERS: [&str; 1] = ["etcd"];
+
     fn set(sets: &[&str]) -> Result<Config, ConfigError> {
         let sets = sets.iter().map(|s| (*s).to_owned()).collect();
         Config::load(&Sources { sets, ..Sources::default() })
@@ -211,8 +221,12 @@ mod tests {
             file: Some(("config/reference.toml".into(), text.into())),
             ..Sources::default()
         };
-        assert_eq!(Config::load(&sources), Ok(Config::default()));
         let given: toml::Table = text.parse().unwrap();
+        // What stands there for the crates above is held against their own defaults by them.
+        let others = given.iter().filter(|(section, _)| OTHERS.contains(&section.as_str()));
+        let others: toml::Table = others.map(|(name, keys)| (name.clone(), keys.clone())).collect();
+        let loaded = Config::load(&Sources { others: others.clone(), ..sources }).unwrap();
+        assert_eq!(loaded, Config { others, ..Config::default() });
         let known: toml::Table = Config::default().to_toml().parse().unwrap();
         for (section, keys) in &known {
             for key in keys.as_table().unwrap().keys() {
@@ -233,10 +247,30 @@ mod tests {
                 ("PATH".into(), "/".into()),
             ],
             sets: vec!["raft.heartbeat_ms=120".into()],
+            ..Sources::default()
         };
         let config = Config::load(&sources).unwrap();
         assert_eq!(config.raft.heartbeat_ms, 120);
         assert_eq!(config.node.zone, "b");
+    }
+
+    #[test]
+    fn a_section_of_another_crate_is_merged_like_our_own_and_its_keys_are_known() {
+        let others: toml::Table = "[above]\nname = 'a'\ncount = 1\nlist = []".parse().unwrap();
+        let load = |sets: &[&str]| {
+            let file = Some(("f".into(), "[[above.list]]\nx = 1\n[node]\nzone = 'z'".into()));
+            let sets = sets.iter().map(|s| (*s).to_owned()).collect();
+            Config::load(&Sources { file, sets, others: others.clone(), ..Sources::default() })
+        };
+        let config = load(&["above.count=7"]).unwrap();
+        let expected: toml::Table =
+            "[above]\nname = 'a'\ncount = 7\nlist = [{ x = 1 }]".parse().unwrap();
+        assert_eq!((config.node.zone.as_str(), &config.others), ("z", &expected));
+        let printed: toml::Table = config.to_toml().parse().unwrap();
+        assert_eq!(printed["above"], expected["above"]);
+        let error = load(&["above.cuont=7"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `above.count`?"), "{error}");
+        assert!(set(&["above.count=7"]).is_err(), "a section nobody takes");
     }
 
     #[test]

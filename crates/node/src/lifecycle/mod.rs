@@ -103,6 +103,8 @@ pub struct World {
     pub fatal: Fatal,
     /// Other protocols on the client port.
     pub adapters: Vec<services::Adapter>,
+    /// Further client ports.
+    pub more_doors: Vec<services::Door>,
 }
 
 /// A running node.
@@ -121,7 +123,6 @@ pub struct Node {
     clients: Tasks,
     reactors: Reactors,
     pool: Pool,
-    adapters: Vec<services::Adapter>,
     client_address: SocketAddr,
     _data_dir: DataDir,
 }
@@ -178,8 +179,14 @@ struct Ground {
     identity_pool: Pool,
     /// Free places for client connections.
     places: Arc<Semaphore>,
-    client: Arc<dyn Listener>,
+    clients: Vec<ClientPort>,
     peer: Arc<dyn Listener>,
+}
+
+/// A client port that is bound.
+struct ClientPort {
+    listener: Arc<dyn Listener>,
+    adapters: Vec<services::Adapter>,
 }
 
 impl Node {
@@ -289,6 +296,28 @@ async fn bind(
     Ok(Arc::from(world.net.bind(parsed).await.map_err(refused)?))
 }
 
+/// The client ports, the one of section `[listen]` first.
+async fn bind_clients(
+    world: &World,
+    listen: &crate::config::ListenSection,
+) -> Result<Vec<ClientPort>, StartError> {
+    let listener = bind(world, "listen.client", &listen.client).await?;
+    let mut ports = vec![ClientPort { listener, adapters: world.adapters.clone() }];
+    for door in &world.more_doors {
+        let listener = bind(world, door.key, &door.address).await?;
+        let is_exposed = !listener.local_address().ip().is_loopback();
+        if is_exposed && !listen.insecure {
+            let (key, address) = (door.key, &door.address);
+            return Err(StartError::System(format!(
+                "{key}: {address} is not a loopback address and connections are not encrypted; \
+                 set listen.insecure = true only on a network you trust"
+            )));
+        }
+        ports.push(ClientPort { listener, adapters: door.adapters.clone() });
+    }
+    Ok(ports)
+}
+
 async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, StartError> {
     let text = |e: std::io::Error| StartError::System(e.to_string());
     let data_dir = PathBuf::from(&config.node.data_dir);
@@ -299,11 +328,11 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
     // A listener belongs to the runtime it was bound on; accepted connections to the acceptor's.
     let (net, listen) = (world.clone(), config.listen.clone());
     let bound = holdfast_runtime::spawn_on(reactors.handle(0), async move {
-        let client = bind(&net, "listen.client", &listen.client).await?;
+        let clients = bind_clients(&net, &listen).await?;
         let peer = bind(&net, "listen.peer", &listen.peer).await?;
-        Ok::<_, StartError>((client, peer))
+        Ok::<_, StartError>((clients, peer))
     });
-    let (client, peer) = bound.await.map_err(|e| StartError::System(e.to_string()))??;
+    let (clients, peer) = bound.await.map_err(|e| StartError::System(e.to_string()))??;
     let doors = world.doors.clone();
     let lock = DataDir::open(&*doors.disk, &data_dir)?;
     let identity = Identity::open(doors.disk.clone(), &*doors.entropy, data_dir.clone())?;
@@ -327,7 +356,7 @@ async fn prepare(config: Config, world: World, single: bool) -> Result<Ground, S
         pool,
         identity_pool,
         places,
-        client,
+        clients,
         peer,
     })
 }
@@ -398,7 +427,9 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
     let system = system(&ground, &map, &transport, &registry);
     let metrics = metrics(&ground, &transport, &registry);
     let gateway = gateway(&ground, &map, &transport, &registry, &system, &metrics);
-    let Ground { config, world, lock, identity, reactors, pool, places, client, peer, .. } = ground;
+    let Ground { config, lock, identity, reactors, pool, places, clients, peer, .. } = ground;
+    let client_address = clients.first().map(|port| port.listener.local_address());
+    let no_port = || StartError::System("there is no client port".into());
     let node = Node {
         identity,
         system,
@@ -412,12 +443,11 @@ async fn raise(ground: Ground, single: bool) -> Result<Node, StartError> {
         clients: Tasks::new(),
         reactors,
         pool,
-        adapters: world.adapters,
-        client_address: client.local_address(),
+        client_address: client_address.ok_or_else(no_port)?,
         _data_dir: lock,
         config,
     };
-    node.serve(client, peer, places).await?;
+    node.serve(clients, peer, places).await?;
     if single {
         node.found_single().await?;
     }
@@ -503,7 +533,7 @@ fn gateway(
 impl Node {
     async fn serve(
         &self,
-        client: Arc<dyn Listener>,
+        clients: Vec<ClientPort>,
         peer: Arc<dyn Listener>,
         places: Arc<Semaphore>,
     ) -> Result<(), StartError> {
@@ -519,18 +549,14 @@ impl Node {
         let space =
             self.registry.clone().watch_space(self.config.disk.clone(), self.tasks.stop_wish());
         self.tasks.spawn(space);
-        self.serve_clients(client, &places)
+        clients.into_iter().try_for_each(|port| self.serve_clients(port, &places))
     }
 
-    fn serve_clients(
-        &self,
-        listener: Arc<dyn Listener>,
-        places: &Arc<Semaphore>,
-    ) -> Result<(), StartError> {
+    fn serve_clients(&self, client: ClientPort, places: &Arc<Semaphore>) -> Result<(), StartError> {
         let broken = |e: ApiError| StartError::System(e.to_string());
         for reactor in 0..self.reactors.len() {
-            let port = services::port(&self.gateway, &self.adapters).map_err(broken)?;
-            let listener = Box::new(SharedListener(listener.clone()));
+            let port = services::port(&self.gateway, &client.adapters).map_err(broken)?;
+            let listener = Box::new(SharedListener(client.listener.clone()));
             let stop = self.clients.stop_wish();
             let served = serve_clients(port, listener, places.clone(), stop);
             self.clients.spawn_on(self.reactors.handle(reactor), served);

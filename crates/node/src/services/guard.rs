@@ -21,17 +21,27 @@ use crate::errors::ApiError;
 /// Bytes before a message: a flag and a length.
 const PREFIX_BYTES: usize = 5;
 
+/// How a refusal is worded.
+pub type Wording = fn(&ApiError) -> Status;
+
 /// A service whose requests' messages are held to a length.
 #[derive(Clone, Debug)]
-pub(crate) struct Guard<S> {
+pub struct Guard<S> {
     service: S,
     message_bytes_max: usize,
+    wording: Wording,
 }
 
 impl<S> Guard<S> {
-    /// Guards `service`.
-    pub fn new(service: S, message_bytes_max: usize) -> Self {
-        Self { service, message_bytes_max }
+    /// Guards `service`, in the words of `holdfast.v1`.
+    pub(crate) fn new(service: S, message_bytes_max: usize) -> Self {
+        Self::in_words_of(ApiError::status, service, message_bytes_max)
+    }
+
+    /// Guards `service`, in the words of another protocol. The errors are
+    /// [`ApiError::TooLarge`] and [`ApiError::Malformed`].
+    pub fn in_words_of(wording: Wording, service: S, message_bytes_max: usize) -> Self {
+        Self { service, message_bytes_max, wording }
     }
 }
 
@@ -52,22 +62,23 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let limit = self.message_bytes_max;
-        self.service.call(request.map(|body| Guarded::new(body, limit)))
+        let (limit, wording) = (self.message_bytes_max, self.wording);
+        self.service.call(request.map(|body| Guarded::new(body, limit, wording)))
     }
 }
 
 /// A request body that is read along.
 #[derive(Debug)]
-pub(crate) struct Guarded<B> {
+pub struct Guarded<B> {
     body: B,
     frames: FrameReader,
+    wording: Wording,
     ended: bool,
 }
 
 impl<B> Guarded<B> {
-    fn new(body: B, limit: usize) -> Self {
-        Self { body, frames: FrameReader::new(limit), ended: false }
+    fn new(body: B, limit: usize, wording: Wording) -> Self {
+        Self { body, frames: FrameReader::new(limit), wording, ended: false }
     }
 }
 
@@ -89,12 +100,12 @@ where
         let checked = match frame {
             Some(Ok(frame)) => match frame.data_ref().map_or(Ok(()), |d| self.frames.read(d)) {
                 Ok(()) => Some(Ok(frame)),
-                Err(error) => Some(Err(error.status())),
+                Err(error) => Some(Err((self.wording)(&error))),
             },
             Some(Err(status)) => Some(Err(status)),
             None => match self.frames.finish() {
                 Ok(()) => None,
-                Err(error) => Some(Err(error.status())),
+                Err(error) => Some(Err((self.wording)(&error))),
             },
         };
         self.ended = !matches!(checked, Some(Ok(_)));

@@ -25,9 +25,8 @@ use tonic::service::Routes;
 
 use crate::api::ApiError;
 use crate::router::Gateway;
-use guard::Guard;
-
 pub use call::timeout;
+pub use guard::{Guard, Guarded, Wording};
 pub use port::Port;
 
 /// Adds services of a gateway to the others.
@@ -40,6 +39,17 @@ pub struct Adapter {
     pub mount: Mount,
     /// Their descriptors, for the reflection service.
     pub descriptors: &'static [u8],
+}
+
+/// One more client port, with its own adapters.
+#[derive(Clone)]
+pub struct Door {
+    /// The configuration key it comes from, for messages.
+    pub key: &'static str,
+    /// Where it listens, `ip:port`.
+    pub address: String,
+    /// What is served there beside `holdfast.v1`.
+    pub adapters: Vec<Adapter>,
 }
 
 /// The services of the client port: `holdfast.v1`, those of `adapters`, reflection and health.

@@ -145,7 +145,7 @@ async fn start(dir: &Path, host: &str, seeds: &[String], single: bool) -> Node {
         format!("cluster.seeds={seeds:?}"),
         "runtime.reactors=1".to_owned(),
     ];
-    let config = Config::load(&Sources { file: None, environment: Vec::new(), sets }).unwrap();
+    let config = Config::load(&Sources { sets, ..Sources::default() }).unwrap();
     let doors = Doors {
         disk: Arc::new(RealDisk),
         clock: Arc::new(RealClock),
@@ -158,6 +158,7 @@ async fn start(dir: &Path, host: &str, seeds: &[String], single: bool) -> Node {
         workers: Workers::Threads,
         fatal,
         adapters: Vec::new(),
+        more_doors: Vec::new(),
     };
     Node::start(config, world, single).await.unwrap()
 }

@@ -214,6 +214,7 @@ impl Machine {
             net: Arc::new(SimNet { brakes: self.brakes.clone(), trace: self.trace.clone() }),
             fatal: self.clone().fatal(disk),
             adapters: Vec::new(),
+        more_doors: Vec::new(),
         };
         self.trace.say(&self.name, format_args!("starts, boot {boot}"));
         match Node::start(self.config(), world, false).await {
@@ -308,7 +309,7 @@ impl Machine {
             "runtime.reactors=1".to_owned(),
             "runtime.job_threads=1".to_owned(),
         ];
-        let sources = Sources { file: None, environment: Vec::new(), sets };
+        let sources = Sources { sets, ..Sources::default() };
         let mut config = Config::load(&sources).expect("these settings are valid");
         // Below what users may set: tables, compactions and snapshots come within seconds.
         config.engine.memtable_bytes = self.options.memtable_bytes;
