@@ -168,12 +168,24 @@ pub fn at_most(what: &str, limit: usize, given: usize) -> Result<(), ApiError> {
     if given <= limit { Ok(()) } else { Err(ApiError::too_large(what, limit, given)) }
 }
 
-/// Checks a TTL in milliseconds; 0 is refused like any other that is too short.
+/// Checks the TTL of a key or lock in milliseconds; 0 is refused like any other that is too short.
 ///
 /// # Errors
 /// [`ApiError::Invalid`] or [`ApiError::TooLarge`].
 pub fn ttl(ttl_ms: u64) -> Result<(), ApiError> {
-    let (least, most) = (millis(ceiling::TTL_MIN), millis(ceiling::TTL_MAX));
+    ttl_up_to(ceiling::TTL_MAX, ttl_ms)
+}
+
+/// Checks the TTL of a lease, likewise.
+///
+/// # Errors
+/// As [`ttl`].
+pub fn lease_ttl(ttl_ms: u64) -> Result<(), ApiError> {
+    ttl_up_to(ceiling::LEASE_TTL_MAX, ttl_ms)
+}
+
+fn ttl_up_to(most: Duration, ttl_ms: u64) -> Result<(), ApiError> {
+    let (least, most) = (millis(ceiling::TTL_MIN), millis(most));
     if ttl_ms < least {
         return Err(ApiError::Invalid(format!("TTL: at least {least} ms, given {ttl_ms} ms")));
     }
@@ -226,5 +238,8 @@ mod tests {
         assert!(limits.key(b"").unwrap_err().to_string().contains("at least 1 byte"));
         assert_eq!(ttl(0).unwrap_err().to_string(), "TTL: at least 1000 ms, given 0 ms");
         assert!(ttl(1000).is_ok());
+        let century = 100 * 365 * 24 * 3_600_000;
+        assert!(ttl(century).is_err() && lease_ttl(century).is_ok());
+        assert!(lease_ttl(9_000_000_000_001).is_err());
     }
 }

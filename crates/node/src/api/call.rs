@@ -40,6 +40,15 @@ pub struct Header {
     pub leader: Option<NodeId>,
 }
 
+/// How a keyspace of one range stands as this node knows it, told from memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Of this node's replica as it is now, which may lag; `None` where it hosts none.
+    pub header: Option<Header>,
+    /// Whether somebody is known to lead.
+    pub has_leader: bool,
+}
+
 /// An answer with its header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<T> {

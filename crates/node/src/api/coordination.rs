@@ -53,6 +53,19 @@ pub struct LeaseRemaining {
     pub id: LeaseId,
     /// Time left as the log has it, milliseconds; 0 = it does not exist (any more).
     pub ttl_ms: u64,
+    /// The time to live it was granted with, milliseconds; 0 likewise.
+    pub granted_ms: u64,
+}
+
+/// A lease of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedLease {
+    /// The lease.
+    pub id: LeaseId,
+    /// The time to live it was granted with, milliseconds.
+    pub ttl_ms: u64,
+    /// Range time of its expiry, milliseconds.
+    pub expires_at_ms: u64,
 }
 
 /// A lease as a read sees it.
@@ -100,6 +113,15 @@ pub trait Lease: Send + Sync + 'static {
         id: LeaseId,
         keys: bool,
     ) -> Reply<'a, Answer<Option<LeaseState>>>;
+
+    /// At most `limit` leases after `after`, by id, in a keyspace of one range.
+    fn leases<'a>(
+        &'a self,
+        call: &'a Call,
+        keyspace: &'a str,
+        after: LeaseId,
+        limit: usize,
+    ) -> Reply<'a, Answer<Vec<ListedLease>>>;
 }
 
 /// Which lock, and who asks.

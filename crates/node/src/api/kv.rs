@@ -163,15 +163,18 @@ pub struct ScanPage {
     pub staleness: Option<Staleness>,
 }
 
-/// Follows the changes of a key or of all keys with a prefix.
+/// Follows the changes of a key, of an interval, or of all keys with a prefix.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     /// Keyspace; empty = `default`.
     pub keyspace: String,
-    /// The key, or the prefix (which may be empty).
+    /// The key, the first key of the interval, or the prefix (which may be empty).
     pub key: Bytes,
     /// Whether `key` is a prefix.
     pub prefix: bool,
+    /// First key after the interval, empty = to the last one; `None` = no interval. Not together
+    /// with `prefix`.
+    pub end: Option<Bytes>,
     /// First revision wanted, in every range; 0 = from now on.
     pub from: Revision,
     /// Continue after what this token has seen; wins over `from`.

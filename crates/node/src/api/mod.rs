@@ -14,11 +14,11 @@ mod coordination;
 mod kv;
 mod observe;
 
-pub use call::{Answer, Call, Header, Point, ReadOptions, Staleness};
+pub use call::{Answer, Call, Header, Point, ReadOptions, Staleness, Standing};
 pub use cluster::{Cluster, ClusterAdmin};
 pub use coordination::{
-    Lease, LeaseGrant, LeaseRemaining, LeaseState, Lock, LockAcquire, LockAcquired, LockKeepAlive,
-    LockName, LockRelease, Session, SessionOf,
+    Lease, LeaseGrant, LeaseRemaining, LeaseState, ListedLease, Lock, LockAcquire, LockAcquired,
+    LockKeepAlive, LockName, LockRelease, Session, SessionOf,
 };
 pub use holdfast_replica::ReadLevel;
 pub use kv::{

@@ -14,9 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::serve::{Query, ReadSpec, Reply};
 use super::{Gateway, Place, keyspace_of};
 use crate::api::{
-    self, Answer, ApiError, Call, Header, LeaseGrant, LeaseRemaining, LeaseState, LockAcquire,
-    LockAcquired, LockKeepAlive, LockName, LockRelease, ReadOptions, Reply as ApiReply, SessionOf,
-    SessionTag,
+    self, Answer, ApiError, Call, Header, LeaseGrant, LeaseRemaining, LeaseState, ListedLease,
+    LockAcquire, LockAcquired, LockKeepAlive, LockName, LockRelease, ReadOptions,
+    Reply as ApiReply, SessionOf, SessionTag,
 };
 use crate::auth::{Keys, Verb};
 use crate::limits;
@@ -48,7 +48,7 @@ impl Gateway {
         request: LeaseGrant,
     ) -> Result<Answer<kv::LeaseOutcome>, ApiError> {
         self.enter(call, &request.keyspace).await?;
-        limits::ttl(request.ttl_ms)?;
+        limits::lease_ttl(request.ttl_ms)?;
         self.allow(call, Verb::Write, &request.keyspace, Keys::One(&request.key))?;
         let at = self.position_of_lease(&request)?;
         for draw in 0..LEASE_DRAWS_MAX {
@@ -102,7 +102,12 @@ impl Gateway {
             let text = format!("key of a lease: required in a keyspace of {ranges} ranges");
             return Err(ApiError::Invalid(text));
         }
-        Ok(request.id.position())
+        Ok(match (request.id.0, request.session) {
+            // Half of the ids: those that stay positive where they are taken for signed numbers.
+            (0, None) => self.parts.entropy.u64() >> 1,
+            (0, Some(tag)) => xxh3_64(&tag.client.to_bytes()) >> 1,
+            _ => request.id.position(),
+        })
     }
 
     async fn lease_renew(
@@ -117,9 +122,11 @@ impl Gateway {
         let renew = Renew { leases: vec![id.0] };
         match self.propose_one(call, place, None, renew).await? {
             (header, kv::Outcome::Renewed(renewals)) => {
-                let expires = renewals.first().map_or(0, |renewal| renewal.expires_at_ms);
+                let renewal = renewals.first();
+                let expires = renewal.map_or(0, |renewal| renewal.expires_at_ms);
+                let granted_ms = renewal.map_or(0, |renewal| renewal.ttl_ms);
                 let ttl_ms = expires.saturating_sub(header.clock_ms);
-                Ok(Answer { header, value: LeaseRemaining { id, ttl_ms } })
+                Ok(Answer { header, value: LeaseRemaining { id, ttl_ms, granted_ms } })
             }
             (_, other) => Err(unexpected("renewal", &other)),
         }
@@ -159,6 +166,25 @@ impl Gateway {
         }
     }
 
+    async fn lease_list(
+        &self,
+        call: &Call,
+        keyspace: &str,
+        after: LeaseId,
+        limit: usize,
+    ) -> Result<Answer<Vec<ListedLease>>, ApiError> {
+        self.enter(call, keyspace).await?;
+        self.allow(call, Verb::Read, keyspace, Keys::None)?;
+        limits::at_most("leases of a list", ceiling::LEASES_LISTED_MAX, limit)?;
+        let place = self.only_range(keyspace)?;
+        let query = Query::Leases { after, limit };
+        let served = self.read(call, place, &ReadSpec::default(), &query).await?;
+        match served.reply {
+            Reply::Leases(value) => Ok(Answer { header: served.header, value }),
+            other => Err(unexpected("list of leases", &other)),
+        }
+    }
+
     fn place_of_lock<'a>(
         &self,
         call: &Call,
@@ -178,6 +204,7 @@ impl Gateway {
         self.enter(call, &request.lock.keyspace).await?;
         limits::ttl(request.ttl_ms)?;
         let place = self.place_of_lock(call, &request.lock, Verb::Write)?;
+        self.refuse_in_etcd(&request.lock.keyspace, "locks; use leases and keys")?;
         let operation = AcquireCommand {
             name: request.lock.name.clone(),
             owner: request.lock.owner.clone(),
@@ -330,6 +357,16 @@ impl api::Lease for Gateway {
         keys: bool,
     ) -> ApiReply<'a, Answer<Option<LeaseState>>> {
         self.lease_look(call, keyspace, id, keys).boxed()
+    }
+
+    fn leases<'a>(
+        &'a self,
+        call: &'a Call,
+        keyspace: &'a str,
+        after: LeaseId,
+        limit: usize,
+    ) -> ApiReply<'a, Answer<Vec<ListedLease>>> {
+        self.lease_list(call, keyspace, after, limit).boxed()
     }
 }
 

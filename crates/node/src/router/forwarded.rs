@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_kv as kv;
+use holdfast_model::limits::LEASES_LISTED_MAX;
 use holdfast_model::{LeaseId, RangeId, Revision};
 use holdfast_replica::Replica;
 use holdfast_wire::peer::v1::{
@@ -19,8 +20,9 @@ use super::attempt::{self, answer_by, not_hosted};
 use super::outcome;
 use super::serve::{self, Page, Proposed, Query, ReadSpec, Reply, ScanQuery, Served};
 use super::{Gateway, watch};
-use crate::api::{ApiError, LeaseState, Point};
+use crate::api::{ApiError, LeaseState, ListedLease, Point};
 use crate::convert;
+use crate::limits::at_most;
 use crate::peers::ForwardHandler;
 
 /// A read as it travels.
@@ -39,6 +41,10 @@ pub(super) fn read_message(spec: &ReadSpec, query: &Query) -> peer::ForwardRead 
             reverse: scan.reverse,
         }),
         Query::Lease { id, .. } => Asked::Lease(id.0),
+        Query::Leases { after, limit } => Asked::Leases(peer::ForwardLeases {
+            after: after.0,
+            limit: u32::try_from(*limit).unwrap_or(u32::MAX),
+        }),
         Query::Lock(name) => Asked::Lock(name.clone()),
         Query::Etcd(txn) => Asked::Etcd(txn.encode_to_vec().into()),
     };
@@ -78,6 +84,10 @@ fn read_from(message: peer::ForwardRead) -> Result<(ReadSpec, Query), ApiError> 
             reverse: scan.reverse,
         }),
         Some(Asked::Lease(id)) => Query::Lease { id: LeaseId(id), keys: message.lease_keys },
+        Some(Asked::Leases(peer::ForwardLeases { after, limit })) => {
+            at_most("leases of a list", LEASES_LISTED_MAX, limit as usize)?;
+            Query::Leases { after: LeaseId(after), limit: limit as usize }
+        }
         Some(Asked::Lock(name)) => Query::Lock(name),
         Some(Asked::Etcd(bytes)) => Query::Etcd(etcd_from(bytes)?),
         None => return Err(ApiError::Malformed("a forwarded read asks for nothing".into())),
@@ -107,6 +117,14 @@ fn served_message(served: Served) -> ForwardResponse {
                 expires_at_ms: lease.as_ref().map_or(0, |lease| lease.expires_at_ms),
                 keys: lease.map(|lease| lease.keys).unwrap_or_default(),
             });
+        }
+        Reply::Leases(leases) => {
+            let listed = |lease: ListedLease| peer::ForwardRenewal {
+                id: lease.id.0,
+                ttl_ms: lease.ttl_ms,
+                expires_at_ms: lease.expires_at_ms,
+            };
+            answer.leases = leases.into_iter().map(listed).collect();
         }
         Reply::Lock(state) => answer.lock = Some(outcome::lock_state_message(state)),
         Reply::Etcd(Ok(etcd)) => answer.etcd = Some(outcome::etcd_message(etcd)),
@@ -138,6 +156,14 @@ pub(super) fn served(mut answer: ForwardResponse, query: &Query) -> Result<Serve
             let lease = answer.lease.ok_or_else(|| short("the lease"))?;
             let peer::ForwardLeaseState { found, ttl_ms, expires_at_ms, keys } = lease;
             Reply::Lease(found.then_some(LeaseState { ttl_ms, expires_at_ms, keys }))
+        }
+        Query::Leases { .. } => {
+            let listed = |lease: peer::ForwardRenewal| ListedLease {
+                id: LeaseId(lease.id),
+                ttl_ms: lease.ttl_ms,
+                expires_at_ms: lease.expires_at_ms,
+            };
+            Reply::Leases(answer.leases.into_iter().map(listed).collect())
         }
         Query::Lock(_) => {
             let lock = answer.lock.ok_or_else(|| short("the lock"))?;
@@ -263,7 +289,8 @@ mod tests {
         let range = kv::command::EtcdRange { key: "a".into(), limit: 3, ..Default::default() };
         let step = kv::command::EtcdOperation::Range(range).into();
         let txn = kv::command::EtcdTxn { success: vec![step], ..Default::default() };
-        for query in [query, Query::Etcd(txn)] {
+        let leases = Query::Leases { after: LeaseId(7), limit: 3 };
+        for query in [query, Query::Etcd(txn), leases] {
             let (back, asked) = read_from(read_message(&spec, &query)).unwrap();
             assert_eq!(format!("{back:?} {asked:?}"), format!("{spec:?} {query:?}"));
         }

@@ -12,6 +12,7 @@ mod attempt;
 mod backoff;
 mod cluster;
 mod coordination;
+mod etcd;
 mod forwarded;
 mod interval;
 mod lock_wait;
@@ -149,7 +150,7 @@ impl Gateway {
     }
 
     /// Who is told how calls go.
-    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+    pub fn observer(&self) -> &Arc<dyn Observer> {
         &self.parts.observer
     }
 

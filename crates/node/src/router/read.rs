@@ -34,26 +34,6 @@ impl Gateway {
         Ok(Answer { header: served.header, value: Found { entry, staleness: served.staleness } })
     }
 
-    /// Reads as etcd means it; see [`crate::api::Kv::etcd_read`].
-    pub async fn etcd_read(
-        &self,
-        call: &Call,
-        request: EtcdRead,
-    ) -> Result<Answer<kv::EtcdOutcome>, ApiError> {
-        self.enter(call, &request.keyspace).await?;
-        let EtcdRead { keyspace, txn, read } = request;
-        check_options(&read)?;
-        self.allow_etcd(call, &keyspace, &txn)?;
-        let place = self.only_range(&keyspace)?;
-        let spec = self.spec(place, &read, None);
-        self.validate(&kv::Command::single(txn.clone()))?;
-        let served = self.read(call, place, &spec, &Query::Etcd(txn)).await?;
-        match served.reply {
-            Reply::Etcd(Ok(value)) => Ok(Answer { header: served.header, value }),
-            other => Err(super::coordination::unexpected("etcd", &other)),
-        }
-    }
-
     /// Reads many keys; see [`crate::api::Kv::batch_get`].
     pub async fn batch_get(
         &self,

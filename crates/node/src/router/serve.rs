@@ -13,7 +13,7 @@ use holdfast_runtime::Deadline;
 use super::Gateway;
 use super::attempt::leader_of;
 use super::outcome::{self, ItemResult};
-use crate::api::{ApiError, Header, LeaseState, Point, ReadLevel, Staleness};
+use crate::api::{ApiError, Header, LeaseState, ListedLease, Point, ReadLevel, Staleness};
 
 /// Most threads that read the keys of one request from the disk at the same time.
 const COLD_PARTS_MAX: usize = 8;
@@ -67,6 +67,11 @@ pub(crate) enum Query {
         id: LeaseId,
         keys: bool,
     },
+    /// Leases after one, by id.
+    Leases {
+        after: LeaseId,
+        limit: usize,
+    },
     Lock(Bytes),
     /// A transaction that only reads.
     Etcd(kv::command::EtcdTxn),
@@ -91,6 +96,7 @@ pub(crate) enum Reply {
     GetMany(Vec<Option<kv::Entry>>),
     Page(Page),
     Lease(Option<LeaseState>),
+    Leases(Vec<ListedLease>),
     Lock(kv::LockState),
     /// A refusal is told as an error before the answer leaves the replica's node.
     Etcd(Result<kv::EtcdOutcome, kv::Refusal>),
@@ -374,6 +380,15 @@ fn look(reader: &kv::Reader, at: kv::At, query: &Query) -> kv::Result<Reply> {
             Ok(Reply::Page(Page { entries: page.entries, resume: page.resume }))
         }
         Query::Lease { id, keys } => lease(reader, *id, *keys).map(Reply::Lease),
+        Query::Leases { after, limit } => {
+            let listed = |lease: kv::LeaseInfo| ListedLease {
+                id: lease.id,
+                ttl_ms: lease.ttl_ms,
+                expires_at_ms: lease.expires_at_ms,
+            };
+            let found = reader.leases(*after, *limit)?;
+            Ok(Reply::Leases(found.into_iter().map(listed).collect()))
+        }
         Query::Lock(name) => reader.lock(name).map(Reply::Lock),
         Query::Etcd(txn) => reader.etcd(txn, at).map(Reply::Etcd),
     }

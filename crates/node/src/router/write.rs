@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_kv as kv;
-use holdfast_kv::command::{
-    DeleteRange, EtcdKeys, EtcdOperation, EtcdTxn, SessionTag as KvSessionTag, Txn, TxnOperation,
-    User,
-};
+use holdfast_kv::command::{DeleteRange, SessionTag as KvSessionTag, Txn, TxnOperation, User};
 use holdfast_model::{RangeId, position};
 
 use super::interval::Interval;
-use super::{Gateway, Place, no_range};
+use super::{Gateway, Place};
 use crate::api::{
     Answer, ApiError, BatchWrite, Call, DeletePrefix, Deleted, Header, ItemWritten, SessionTag,
     Write,
@@ -33,9 +30,11 @@ impl Gateway {
         self.enter(call, &request.keyspace).await?;
         let Write { keyspace, operation, session } = request;
         self.allow_operation(call, &keyspace, &operation)?;
+        self.fits_kind(&keyspace, &operation)?;
         let place = match &operation {
             kv::Operation::Txn(txn) => self.place_of_txn(&keyspace, txn)?,
-            kv::Operation::Etcd(_) | kv::Operation::Compact(_) => self.only_range(&keyspace)?,
+            kv::Operation::Etcd(_) => self.etcd_range(&keyspace)?,
+            kv::Operation::Compact(_) => self.only_range(&keyspace)?,
             other => Place::Position { keyspace: &keyspace, position: position(key_of(other)?) },
         };
         let seq = session.map_or(0, |tag| tag.seq);
@@ -108,61 +107,6 @@ impl Gateway {
             }
         }
         Ok(())
-    }
-
-    /// Asks for every compare and step of both branches; whoever is told what was there before
-    /// reads it.
-    pub(super) fn allow_etcd(
-        &self,
-        call: &Call,
-        keyspace: &str,
-        txn: &EtcdTxn,
-    ) -> Result<(), ApiError> {
-        let may = |verb, keys: EtcdKeys| {
-            let keys = match &keys {
-                EtcdKeys::One(key) => Keys::One(key),
-                EtcdKeys::Interval(start, end) => Keys::Interval { start, end },
-            };
-            self.allow(call, verb, keyspace, keys)
-        };
-        for compare in &txn.compares {
-            may(Verb::Read, compare.keys())?;
-        }
-        for step in txn.success.iter().chain(&txn.failure) {
-            match &step.operation {
-                Some(EtcdOperation::Range(range)) => may(Verb::Read, range.keys())?,
-                Some(EtcdOperation::Put(put)) => {
-                    let keys = EtcdKeys::One(put.key.clone());
-                    if put.return_previous {
-                        may(Verb::Read, keys.clone())?;
-                    }
-                    may(Verb::Write, keys)?;
-                }
-                Some(EtcdOperation::DeleteRange(delete)) => {
-                    if delete.return_previous {
-                        may(Verb::Read, delete.keys())?;
-                    }
-                    may(Verb::Write, delete.keys())?;
-                }
-                Some(EtcdOperation::Txn(nested)) => self.allow_etcd(call, keyspace, nested)?,
-                None => return Err(ApiError::Invalid("operation of a transaction: none".into())),
-            }
-        }
-        Ok(())
-    }
-
-    /// The one range of a keyspace whose revisions order everything.
-    pub(super) fn only_range<'a>(&self, keyspace: &'a str) -> Result<Place<'a>, ApiError> {
-        let map = self.parts.map.peek();
-        let ranges = map.ranges_of(keyspace).map_err(|error| no_range(&map, error))?;
-        match ranges.as_slice() {
-            [range] => Ok(Place::Range { keyspace, range: range.id }),
-            several => {
-                let has = several.len();
-                let text = format!("keyspace: one range is needed, {keyspace:?} has {has}");
-                Err(ApiError::Invalid(text))
-            }
-        }
     }
 
     /// Where a transaction belongs: where its first key is. The others must be in the same range.
@@ -268,6 +212,7 @@ impl Gateway {
         let mut positions = Vec::with_capacity(items.len());
         for item in &items {
             self.allow_operation(call, &keyspace, &item.operation)?;
+            self.fits_kind(&keyspace, &item.operation)?;
             positions.push(position(key_of(&item.operation)?));
         }
         let items: Vec<kv::Item> = items

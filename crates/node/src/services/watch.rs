@@ -178,6 +178,7 @@ fn watch_of(create: v1::WatchCreate, progress: watch::Receiver<u64>) -> Watch {
         keyspace: create.keyspace,
         key: create.key,
         prefix: create.prefix,
+        end: None,
         from: Revision(create.from_revision),
         resume_token: create.resume_token,
         previous: create.previous,

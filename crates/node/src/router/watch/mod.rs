@@ -22,6 +22,7 @@ use super::interval::Interval;
 use super::token::{Kind, Seen, Token, fingerprint};
 use crate::api::{ApiError, Call, Header, Items, Point, Watch, WatchItem};
 use crate::auth::{Keys, Verb};
+use crate::limits::Limits;
 
 use arm::{Arm, ArmItem, Filter};
 pub(super) use forwarded::serve_forwarded;
@@ -93,26 +94,19 @@ fn refused(header: Header, error: ApiError, request: &Watch) -> BoxStream<'stati
 
 fn question(gateway: &Gateway, call: &Call, request: &Watch) -> Result<Question, ApiError> {
     let limits = &gateway.parts.limits;
-    let interval = if request.prefix {
-        limits.bound("prefix bytes", &request.key)?;
-        Interval::prefix(&request.key)
-    } else {
-        limits.key(&request.key)?;
-        Interval::one(&request.key)
-    };
+    let interval = interval_of(limits, request)?;
     let keys = Keys::Interval { start: &interval.start, end: &interval.end };
     gateway.allow(call, Verb::Read, &request.keyspace, keys)?;
-    let (keyspace, one_key) = (&request.keyspace, !request.prefix);
-    let ranges = gateway.ranges_of_question(keyspace, request.range, &request.key, one_key)?;
+    let (keyspace, one_key) = (&request.keyspace, !request.prefix && request.end.is_none());
+    let prefix: &[u8] = if request.end.is_some() { &[] } else { &request.key };
+    let ranges = gateway.ranges_of_question(keyspace, request.range, prefix, one_key)?;
     let map = gateway.parts.map.peek();
     let keyspace = super::keyspace_of(&map, keyspace)?.id;
-    let fingerprint = fingerprint(&[
-        b"watch",
-        &keyspace.0.to_le_bytes(),
-        &request.key,
-        &[u8::from(request.prefix)],
-        &request.range.0.to_le_bytes(),
-    ]);
+    let (id, range) = (keyspace.0.to_le_bytes(), request.range.0.to_le_bytes());
+    let prefix = [u8::from(request.prefix)];
+    let mut parts: Vec<&[u8]> = vec![b"watch", &id, &request.key, &prefix, &range];
+    parts.extend(request.end.as_deref());
+    let fingerprint = fingerprint(&parts);
     let token = match request.resume_token.is_empty() {
         true => None,
         false => Some(Token::decode(&request.resume_token, Kind::Watch, fingerprint)?),
@@ -131,6 +125,24 @@ fn question(gateway: &Gateway, call: &Call, request: &Watch) -> Result<Question,
         no_deletes: request.no_deletes,
     };
     Ok(Question { filter, fingerprint, begins })
+}
+
+/// The keys a watch is about.
+fn interval_of(limits: &Limits, request: &Watch) -> Result<Interval, ApiError> {
+    if request.prefix {
+        limits.bound("prefix bytes", &request.key)?;
+        return Ok(Interval::prefix(&request.key));
+    }
+    limits.key(&request.key)?;
+    let Some(end) = &request.end else { return Ok(Interval::one(&request.key)) };
+    limits.bound("end bytes", end)?;
+    let interval = Interval { start: request.key.clone(), end: end.clone() };
+    match interval.is_empty() {
+        true => {
+            Err(ApiError::Invalid("interval of a watch: its end is not after its start".into()))
+        }
+        false => Ok(interval),
+    }
 }
 
 /// Where the watch of a span begins; `None` = now.
