@@ -133,12 +133,14 @@ impl axum::serve::Listener for Accept {
     }
 }
 
-/// Serves the pages on `address` until `tasks` stop; answers with the bound address.
+/// Serves the pages, and `more` beside them, on `address` until `tasks` stop; answers with the bound
+/// address.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn serve(
     source: Arc<dyn Source>,
+    more: Router,
     net: &dyn Net,
     address: SocketAddr,
     tasks: &Tasks,
@@ -146,7 +148,7 @@ pub async fn serve(
     let listener = net.bind(address).await?;
     let bound = listener.local_address();
     let stop = tasks.stop_wish();
-    tasks.spawn(run(Accept(listener), router(source), stop));
+    tasks.spawn(run(Accept(listener), router(source).merge(more), stop));
     Ok(bound)
 }
 
