@@ -1,14 +1,18 @@
 //! What a request says beside its message: when the answer is due, who asks, of which keyspace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use holdfast_model::KeyspaceId;
+use futures_util::future::{self, Either};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use holdfast_model::{KeyspaceId, KeyspaceKind};
 use holdfast_node::api::{
-    ApiError, Call, Cluster as _, Gateway, Operation, ReadLevel, ReadOptions,
+    ApiError, Call, Cluster as _, EtcdRead, Gateway, Header, Operation, ReadLevel, ReadOptions,
 };
 use holdfast_node::auth::Identity;
 use holdfast_node::services::timeout;
-use holdfast_runtime::Deadline;
+use holdfast_runtime::{Deadline, sleep};
 use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -17,6 +21,14 @@ use crate::{Answers, EtcdError, Options, error_of};
 
 /// Names the keyspace of a call, where it is not the listener's.
 const KEYSPACE_HEADER: &str = "holdfast-keyspace";
+/// Asks to be refused where no leader is known, and to end streams then.
+const LEADER_HEADER: &str = "hasleader";
+/// Tells which version of the API the client speaks.
+const VERSION_HEADER: &str = "client-api-version";
+/// How often streams that want a leader look for one: etcd's election timeout.
+const LEADER_LOOK: Duration = Duration::from_secs(1);
+/// A stream ends when none was seen so often in a row.
+const LEADERLESS_LOOKS_MAX: usize = 3;
 
 /// The services of the etcd API on one gateway, for one keyspace unless a call names another.
 #[derive(Clone, Debug)]
@@ -30,6 +42,8 @@ pub struct Service {
 pub(crate) struct Asked {
     pub call: Call,
     pub keyspace: String,
+    /// It is refused where no leader is known.
+    pub wants_leader: bool,
 }
 
 impl Service {
@@ -46,6 +60,9 @@ impl Service {
 
     /// The call a request makes.
     pub(crate) fn asked(&self, metadata: &MetadataMap) -> Result<Asked, Status> {
+        if metadata.get(VERSION_HEADER).is_some_and(|version| !is_utf8(version.as_bytes())) {
+            return Err(EtcdError::InvalidClientApiVersion.into());
+        }
         let time = timeout(metadata).map_err(|error| error_of(&error))?;
         let keyspace = match metadata.get(KEYSPACE_HEADER) {
             None => self.options.keyspace.clone(),
@@ -56,7 +73,74 @@ impl Service {
             deadline: Deadline::after(self.gateway.limits().deadline(time)),
             direct: false,
         };
-        Ok(Asked { call, keyspace })
+        self.check_kind(&call, &keyspace)?;
+        let wants_leader = metadata.get(LEADER_HEADER).is_some_and(|value| value == "true");
+        if wants_leader && !self.gateway.standing(&keyspace).has_leader {
+            return Err(EtcdError::NoLeader.into());
+        }
+        Ok(Asked { call, keyspace, wants_leader })
+    }
+
+    /// Refuses a keyspace that is known not to be an etcd: what is written natively there keeps
+    /// none of the promises of this API.
+    fn check_kind(&self, call: &Call, keyspace: &str) -> Result<(), Status> {
+        let Ok(map) = self.gateway.map(call) else { return Ok(()) };
+        match map.keyspace(keyspace) {
+            Ok(found) if found.kind == KeyspaceKind::Native => {
+                let text = format!("keyspace {keyspace:?} is not of etcd's kind");
+                Err(error_of(&ApiError::FailedPrecondition(text)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When one step of a call that has no deadline of its own is due.
+    pub(crate) fn deadline_of_one(&self) -> Deadline {
+        Deadline::after(self.gateway.limits().deadline(None))
+    }
+
+    /// The longest message that is taken or, where it can be cut, sent.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.options.message_bytes_max()
+    }
+
+    /// How often a quiet watch that wants to be told is told how far it is, and a little more, so
+    /// that streams opened together do not stay together.
+    pub(crate) fn progress_notify_interval(&self) -> Duration {
+        let interval = Duration::from_millis(self.options.progress_notify_interval_ms);
+        let spread = self.gateway.now().subsec_nanos() % 100;
+        interval + interval * spread / 1_000
+    }
+
+    /// How the asked keyspace stands: as this node knows it, or as another one tells.
+    pub(crate) async fn header_now(&self, asked: &Asked) -> Result<Header, ApiError> {
+        if let Some(header) = self.gateway.standing(&asked.keyspace).header {
+            return Ok(header);
+        }
+        let (keyspace, read) = (asked.keyspace.clone(), read_options(true));
+        let nothing = EtcdRead { keyspace, read, ..EtcdRead::default() };
+        Ok(self.gateway.etcd_read(&asked.call, nothing).await?.header)
+    }
+
+    /// A stream's items while a leader is known, if its caller wants one.
+    pub(crate) fn while_led<T: Send + 'static>(
+        &self,
+        asked: &Asked,
+        items: BoxStream<'static, Result<T, Status>>,
+    ) -> BoxStream<'static, Result<T, Status>> {
+        if !asked.wants_leader {
+            return items;
+        }
+        let lost = leader_lost(self.gateway.clone(), asked.keyspace.clone()).boxed();
+        let state = Some((items, lost));
+        stream::unfold(state, |state| async move {
+            let (mut items, lost) = state?;
+            match future::select(items.next(), lost).await {
+                Either::Left((item, lost)) => Some((item?, Some((items, lost)))),
+                Either::Right(((), _)) => Some((Err(EtcdError::NoLeader.into()), None)),
+            }
+        })
+        .boxed()
     }
 
     /// Makes answers of a keyspace; called after the keyspace has answered, when the map knows it.
@@ -72,7 +156,7 @@ impl Service {
         &self,
         operation: Operation,
         level: Option<ReadLevel>,
-        started: std::time::Duration,
+        started: Duration,
         result: Result<T, Failure>,
     ) -> Result<Response<T>, Status> {
         let error = match &result {
@@ -91,6 +175,8 @@ pub(crate) enum Failure {
     Etcd(EtcdError),
     /// The node could not serve it.
     Api(ApiError),
+    /// A recipe on top of the API ended otherwise than hoped; told as it is, without a code.
+    Recipe(&'static str),
 }
 
 impl From<EtcdError> for Failure {
@@ -110,8 +196,22 @@ impl From<Failure> for Status {
         match failure {
             Failure::Etcd(error) => error.into(),
             Failure::Api(error) => error_of(&error),
+            Failure::Recipe(text) => Status::unknown(text),
         }
     }
+}
+
+/// Ends when the keyspace has had no leader for a while.
+async fn leader_lost(gateway: Gateway, keyspace: String) {
+    let mut looks = 0;
+    while looks < LEADERLESS_LOOKS_MAX {
+        sleep(LEADER_LOOK).await;
+        looks = if gateway.standing(&keyspace).has_leader { 0 } else { looks + 1 };
+    }
+}
+
+fn is_utf8(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok()
 }
 
 /// An answer of another kind than the question: a defect.

@@ -189,7 +189,7 @@ impl Service {
         Ok(RangeResponse { header, kvs, more: false, count })
     }
 
-    async fn write(
+    pub(crate) async fn write(
         &self,
         asked: &Asked,
         operation: holdfast_kv::Operation,
@@ -203,7 +203,7 @@ impl Service {
     }
 
     /// Carries a transaction out, or only reads where `reads` says how.
-    async fn run(
+    pub(crate) async fn run(
         &self,
         asked: &Asked,
         txn: EtcdTxn,

@@ -10,48 +10,78 @@
 
 mod answer;
 mod call;
+mod election;
 mod error;
+mod http;
 mod kv;
+mod lease;
+mod lock;
+mod options;
+mod recipe;
 mod request;
+mod watch;
 
 use std::sync::Arc;
 
-use holdfast_model::ETCD_KEYSPACE;
-use holdfast_node::api::Gateway;
-use holdfast_node::services::Adapter;
+use holdfast_node::api::{ApiError, Gateway};
+use holdfast_node::services::{Adapter, Guard};
 use holdfast_wire::etcd::DESCRIPTORS;
 use holdfast_wire::etcd::etcdserverpb::kv_server::KvServer;
+use holdfast_wire::etcd::etcdserverpb::lease_server::LeaseServer;
+use holdfast_wire::etcd::etcdserverpb::watch_server::WatchServer;
+use holdfast_wire::etcd::v3electionpb::election_server::ElectionServer;
+use holdfast_wire::etcd::v3lockpb::lock_server::LockServer;
+use tonic::Status;
 use tonic::service::Routes;
 
 pub use answer::{Answers, key_value};
 pub use call::Service;
 pub use error::{EtcdError, error_of};
+pub use http::Pages;
+pub use options::{Listen, Options};
 pub use request::{delete_range, put, range, txn};
 
-/// What can be set about the etcd API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// The keyspace of calls that name none.
-    pub keyspace: String,
-    /// Largest request that changes something, bytes.
-    pub request_bytes_max: usize,
-}
-
-impl Default for Options {
-    /// Keyspace `etcd`, and requests as large as etcd's default allows.
-    fn default() -> Self {
-        Self { keyspace: ETCD_KEYSPACE.to_owned(), request_bytes_max: 1_536 * 1_024 }
-    }
-}
-
-/// The etcd API on a node's client port.
+/// The etcd API on a client port.
 pub fn adapter(options: &Options) -> Adapter {
     let options = Arc::new(options.clone());
     let mount = move |gateway: &Gateway, routes: Routes| {
-        // Read requests may be larger than those that change something.
-        let limit = gateway.limits().request_bytes_max;
-        let service = Service::new(gateway.clone(), options.clone());
-        routes.add_service(KvServer::new(service).max_decoding_message_size(limit))
+        let limit = options.message_bytes_max();
+        let service = || Service::new(gateway.clone(), options.clone());
+        // The guard refuses over-long messages first, in etcd's words; tonic's own limit stands
+        // behind it.
+        routes
+            .add_service(guarded(KvServer::new(service()).max_decoding_message_size(limit), limit))
+            .add_service(guarded(
+                WatchServer::new(service()).max_decoding_message_size(limit),
+                limit,
+            ))
+            .add_service(guarded(
+                LeaseServer::new(service()).max_decoding_message_size(limit),
+                limit,
+            ))
+            .add_service(guarded(
+                LockServer::new(service()).max_decoding_message_size(limit),
+                limit,
+            ))
+            .add_service(guarded(
+                ElectionServer::new(service()).max_decoding_message_size(limit),
+                limit,
+            ))
     };
     Adapter { mount: Arc::new(mount), descriptors: DESCRIPTORS }
+}
+
+/// A service behind the guard, in the words of etcd's transport.
+fn guarded<S>(service: S, limit: usize) -> Guard<S> {
+    Guard::in_words_of(too_large, service, limit)
+}
+
+/// What etcd's transport says about a message it does not take.
+fn too_large(error: &ApiError) -> Status {
+    match error {
+        ApiError::TooLarge { limit, given, .. } => Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({given} vs. {limit})"
+        )),
+        other => error_of(other),
+    }
 }

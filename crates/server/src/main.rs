@@ -19,6 +19,7 @@ use anyhow::Context;
 use clap::Parser;
 use holdfast_console::Arrival;
 use holdfast_env::real::{RealClock, RealDisk, RealEntropy};
+use holdfast_etcd::{Options as EtcdOptions, Pages};
 use holdfast_node::config::{Config, Sources};
 use holdfast_node::registry::Doors;
 use holdfast_node::{Node, World};
@@ -108,7 +109,10 @@ fn load(arguments: &Arguments) -> anyhow::Result<Config> {
     }
     sets.extend(arguments.sets.iter().cloned());
     let environment = std::env::vars().collect();
-    Ok(Config::load(&Sources { file, environment, sets })?)
+    let others = EtcdOptions::defaults();
+    let config = Config::load(&Sources { file, environment, sets, others })?;
+    EtcdOptions::of(&config.others)?;
+    Ok(config)
 }
 
 /// Changes what is logged while the process runs.
@@ -182,6 +186,8 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
     let mut int = signal(SignalKind::interrupt())?;
     let patience = Duration::from_millis(config.shutdown.deadline_ms);
     let http = config.listen.http.clone();
+    let etcd = EtcdOptions::of(&config.others)?;
+    let etcd_pages = Pages::new(&etcd);
     let net = Arc::new(RealNet);
     let world = World {
         doors: Doors {
@@ -196,20 +202,23 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
             eprintln!("holdfastd: {reason}");
             std::process::abort();
         }),
-        adapters: vec![holdfast_etcd::adapter(&holdfast_etcd::Options::default())],
+        adapters: vec![holdfast_etcd::adapter(&etcd)],
+        more_doors: etcd.doors(),
     };
     // Before the node: recovery may take long, and the health pages tell that it goes on.
     let (arrival, tasks) = (Arc::new(Arrival::default()), Tasks::new());
     if !http.is_empty() {
         let address = http.parse().context("listen.http")?;
-        let served = holdfast_console::serve(arrival.clone(), &*net, address, &tasks).await;
-        served.with_context(|| format!("cannot listen on {http} (listen.http)"))?;
+        let served =
+            holdfast_console::serve(arrival.clone(), etcd_pages.router(), &*net, address, &tasks);
+        served.await.with_context(|| format!("cannot listen on {http} (listen.http)"))?;
     }
     let node = tokio::select! {
         started = Node::start(config, world, single) => Arc::new(started?),
         () = wanted(&mut term, &mut int) => return Ok(ExitCode::SUCCESS),
     };
     arrival.arrived(node.clone());
+    etcd_pages.arrived(node.gateway());
     tracing::info!(
         client = %node.client_address(),
         node = node.status().node_id,

@@ -1,0 +1,104 @@
+//! `/health` and `/version`, as etcd serves them over HTTP.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use holdfast_node::api::{Call, Gateway, Get};
+use holdfast_node::auth::Identity;
+use holdfast_runtime::Deadline;
+use serde::{Deserialize, Serialize};
+
+use crate::Options;
+use crate::call::read_options;
+
+/// The key whose reading tells that keys can be read; it need not exist.
+const HEALTH_KEY: &[u8] = b"health";
+
+/// The pages. Until the node is there ([`Pages::arrived`]) it is not healthy.
+#[derive(Debug)]
+pub struct Pages {
+    options: Options,
+    gateway: OnceLock<Gateway>,
+}
+
+/// What is asked about health.
+#[derive(Debug, Default, Deserialize)]
+struct Asked {
+    /// `true`: whether this node can answer by itself.
+    #[serde(default)]
+    serializable: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Health {
+    health: &'static str,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Version {
+    etcdserver: String,
+    etcdcluster: String,
+    storage: String,
+}
+
+impl Pages {
+    /// The pages of a node that is on its way.
+    pub fn new(options: &Options) -> Arc<Self> {
+        Arc::new(Self { options: options.clone(), gateway: OnceLock::new() })
+    }
+
+    /// The node is there. A second call changes nothing.
+    pub fn arrived(&self, gateway: &Gateway) {
+        let _ = self.gateway.set(gateway.clone());
+    }
+
+    /// Their routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/health", get(health))
+            .route("/version", get(version))
+            .with_state(self.clone())
+    }
+
+    /// Whether keys can be read.
+    async fn check(&self, serializable: bool) -> Result<(), String> {
+        let gateway = self.gateway.get().ok_or("the node is starting")?;
+        if !serializable && !gateway.standing(&self.options.keyspace).has_leader {
+            return Err("RAFT NO LEADER".to_owned());
+        }
+        let time = gateway.limits().deadline(None);
+        let (identity, deadline) = (Identity::ANONYMOUS, Deadline::after(time));
+        let call = Call { identity, deadline, direct: false };
+        let (keyspace, read) = (self.options.keyspace.clone(), read_options(serializable));
+        let get = Get { keyspace, key: HEALTH_KEY.into(), read, ..Get::default() };
+        match gateway.get(&call, get).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("RANGE ERROR:{}", crate::error_of(&error).message())),
+        }
+    }
+}
+
+async fn health(State(pages): State<Arc<Pages>>, Query(asked): Query<Asked>) -> Response {
+    match pages.check(asked.serializable == "true").await {
+        Ok(()) => Json(Health { health: "true", reason: String::new() }).into_response(),
+        Err(reason) => {
+            let unhealthy = Json(Health { health: "false", reason });
+            (StatusCode::SERVICE_UNAVAILABLE, unhealthy).into_response()
+        }
+    }
+}
+
+async fn version(State(pages): State<Arc<Pages>>) -> Response {
+    let cluster = pages.options.cluster_version();
+    let version = Version {
+        etcdserver: pages.options.version.clone(),
+        etcdcluster: cluster.clone(),
+        storage: cluster,
+    };
+    ([(header::CACHE_CONTROL, "no-store")], Json(version)).into_response()
+}

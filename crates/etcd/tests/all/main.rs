@@ -1,0 +1,11 @@
+//! The etcd API on a node in this process, asked by clients of the wire.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod elections;
+mod harness;
+mod keys;
+mod keyspaces;
+mod leases;
+mod locks;
+mod refusals;
+mod watches;
