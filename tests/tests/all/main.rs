@@ -8,6 +8,7 @@ mod crashes;
 mod damage;
 mod disk;
 mod elections;
+mod etcd;
 mod examples;
 mod founding;
 mod http;
