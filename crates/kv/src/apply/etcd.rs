@@ -19,6 +19,9 @@ use crate::command::{
 use crate::working::Visit;
 use crate::{Entry, EtcdOutcome, EtcdResult, Outcome, Previous, Refusal};
 
+/// Entries of a sorted range that may always be held, however few of them are answered.
+const HELD_MIN: usize = 64;
+
 /// What a transaction runs on.
 pub(crate) trait EtcdGround {
     /// The newest revision, changes of the transaction not included.
@@ -327,6 +330,9 @@ impl<G: EtcdGround> Walk<'_, G> {
         // What is neither filtered nor sorted needs no more than shows that there is more.
         let gathered_max = limit.filter(|_| range.comes_sorted() && !range.is_filtered());
         let gathered_max = gathered_max.map_or(usize::MAX, |limit| limit.saturating_add(1));
+        // Of what has to be sorted no more is held than twice what is answered.
+        let wanted = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+        let held_max = wanted.saturating_mul(2).max(HELD_MIN);
         let (mut entries, mut count) = (Vec::new(), 0);
         let (mut bytes, bytes_left) = (0, self.bytes_left);
         let part_bytes = usize::try_from(range.part_bytes).ok().filter(|bytes| *bytes > 0);
@@ -346,6 +352,11 @@ impl<G: EtcdGround> Walk<'_, G> {
             }
             bytes += entry.weight();
             entries.push(entry);
+            if entries.len() >= held_max {
+                arrange(&mut entries, sort, order);
+                entries.truncate(wanted);
+                bytes = entries.iter().map(Entry::weight).sum();
+            }
             if bytes > bytes_left { Visit::Stop } else { Visit::On }
         })?;
         if bytes > bytes_left {

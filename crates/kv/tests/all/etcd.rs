@@ -568,6 +568,56 @@ fn the_parts_of_a_range_join_up_at_one_revision() {
 }
 
 #[test]
+fn the_first_of_many_keys_are_found_whatever_all_of_them_weigh() {
+    let mut world = world();
+    let key = |at: usize| Bytes::from(format!("{:03}", at * 37 % 300));
+    for at in 0..300 {
+        let value = Bytes::from(vec![(at % 7) as u8; 100_000]);
+        world.one(Put { key: key(at), value, ..Put::default() });
+    }
+    let found = |at| world.reader().get(&key(at), At::Current).unwrap();
+    let mut all: Vec<Entry> = (0..300).filter_map(found).collect();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    let weight: usize = all.iter().map(Entry::weight).sum();
+    assert!(weight > holdfast_model::limits::REQUEST_BYTES_MAX, "{weight}");
+    for (sort, order) in [
+        (EtcdSort::Create, EtcdOrder::Descend),
+        (EtcdSort::Create, EtcdOrder::Ascend),
+        (EtcdSort::Value, EtcdOrder::Ascend),
+        (EtcdSort::Version, EtcdOrder::Descend),
+        (EtcdSort::Key, EtcdOrder::Descend),
+    ] {
+        let range = EtcdRange {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            limit: 5,
+            sort: sort.into(),
+            order: order.into(),
+            ..EtcdRange::default()
+        };
+        let success = vec![EtcdOperation::Range(range).into()];
+        let txn = EtcdTxn { success, ..EtcdTxn::default() };
+        let outcome = world.reader().etcd(&txn, At::Current).unwrap().unwrap();
+        let EtcdResult::Range { entries, more, count, .. } = &outcome.results[0] else {
+            panic!("no range");
+        };
+        let mut expected = all.clone();
+        match sort {
+            EtcdSort::Key => {}
+            EtcdSort::Create => expected.sort_by_key(|entry| entry.create_revision),
+            EtcdSort::Value => expected.sort_by(|a, b| a.value.cmp(&b.value)),
+            EtcdSort::Version | EtcdSort::Mod => {}
+        }
+        if order == EtcdOrder::Descend && sort != EtcdSort::Version {
+            expected.reverse();
+        }
+        expected.truncate(5);
+        assert_eq!(*entries, expected, "{sort:?} {order:?}");
+        assert_eq!((*more, *count), (true, 300));
+    }
+}
+
+#[test]
 fn a_part_of_a_range_is_plain() {
     let of = |range: EtcdRange| {
         let part = EtcdRange { key: "a".into(), part_bytes: 1, ..range };
