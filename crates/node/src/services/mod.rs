@@ -27,15 +27,20 @@ use crate::api::ApiError;
 use crate::router::Gateway;
 pub use call::timeout;
 pub use guard::{Guard, Guarded, Wording};
-pub use port::Port;
+pub use port::{Direct, Port};
 
 /// Adds services of a gateway to the others.
 pub type Mount = Arc<dyn Fn(&Gateway, Routes) -> Routes + Send + Sync>;
 
+/// Makes services of a gateway that are asked without the general router.
+pub type Directly = Arc<dyn Fn(&Gateway) -> Vec<Box<dyn Direct>> + Send + Sync>;
+
 /// Services of another protocol on the client port, beside our own.
 #[derive(Clone)]
 pub struct Adapter {
-    /// Adds them; called once for every reactor.
+    /// Makes those that are asked most; called once for every reactor.
+    pub directly: Directly,
+    /// Adds the others; likewise.
     pub mount: Mount,
     /// Their descriptors, for the reflection service.
     pub descriptors: &'static [u8],
@@ -93,7 +98,8 @@ pub fn port(gateway: &Gateway, adapters: &[Adapter]) -> Result<Port, ApiError> {
         ));
     let routes = adapters.iter().fold(routes, |routes, one| (one.mount)(gateway, routes));
     let others = routes.add_service(reflection).add_service(health);
-    Ok(Port::new(Guard::new(kv, limit), others))
+    let direct = adapters.iter().flat_map(|one| (one.directly)(gateway)).collect();
+    Ok(Port::new(Guard::new(kv, limit), direct, others))
 }
 
 /// Every service of the API, on one gateway.
