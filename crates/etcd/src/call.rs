@@ -99,6 +99,16 @@ impl Service {
         Deadline::after(self.gateway.limits().deadline(None))
     }
 
+    /// The version of etcd that clients are told.
+    pub(crate) fn version(&self) -> &str {
+        &self.options.version
+    }
+
+    /// The version of a cluster of such servers.
+    pub(crate) fn cluster_version(&self) -> String {
+        self.options.cluster_version()
+    }
+
     /// The longest message that is taken or, where it can be cut, sent.
     pub(crate) fn message_bytes_max(&self) -> usize {
         self.options.message_bytes_max()

@@ -10,12 +10,14 @@
 
 mod answer;
 mod call;
+mod cluster;
 mod election;
 mod error;
 mod http;
 mod kv;
 mod lease;
 mod lock;
+mod maintenance;
 mod options;
 mod recipe;
 mod request;
@@ -26,8 +28,10 @@ use std::sync::Arc;
 use holdfast_node::api::{ApiError, Gateway};
 use holdfast_node::services::{Adapter, Guard};
 use holdfast_wire::etcd::DESCRIPTORS;
+use holdfast_wire::etcd::etcdserverpb::cluster_server::ClusterServer;
 use holdfast_wire::etcd::etcdserverpb::kv_server::KvServer;
 use holdfast_wire::etcd::etcdserverpb::lease_server::LeaseServer;
+use holdfast_wire::etcd::etcdserverpb::maintenance_server::MaintenanceServer;
 use holdfast_wire::etcd::etcdserverpb::watch_server::WatchServer;
 use holdfast_wire::etcd::v3electionpb::election_server::ElectionServer;
 use holdfast_wire::etcd::v3lockpb::lock_server::LockServer;
@@ -44,31 +48,43 @@ pub use request::{delete_range, put, range, txn};
 /// The etcd API on a client port.
 pub fn adapter(options: &Options) -> Adapter {
     let options = Arc::new(options.clone());
-    let mount = move |gateway: &Gateway, routes: Routes| {
-        let limit = options.message_bytes_max();
-        let service = || Service::new(gateway.clone(), options.clone());
-        // The guard refuses over-long messages first, in etcd's words; tonic's own limit stands
-        // behind it.
-        routes
-            .add_service(guarded(KvServer::new(service()).max_decoding_message_size(limit), limit))
-            .add_service(guarded(
-                WatchServer::new(service()).max_decoding_message_size(limit),
-                limit,
-            ))
-            .add_service(guarded(
-                LeaseServer::new(service()).max_decoding_message_size(limit),
-                limit,
-            ))
-            .add_service(guarded(
-                LockServer::new(service()).max_decoding_message_size(limit),
-                limit,
-            ))
-            .add_service(guarded(
-                ElectionServer::new(service()).max_decoding_message_size(limit),
-                limit,
-            ))
-    };
-    Adapter { mount: Arc::new(mount), descriptors: DESCRIPTORS }
+    let others = options.clone();
+    Adapter {
+        directly: Arc::new(move |gateway| vec![Box::new(kv(gateway, &options))]),
+        mount: Arc::new(move |gateway, routes| mount(gateway, &others, routes)),
+        descriptors: DESCRIPTORS,
+    }
+}
+
+/// Every service, for who asks them in this process.
+pub(crate) fn services(gateway: &Gateway, options: &Arc<Options>) -> Routes {
+    mount(gateway, options, Routes::default().add_service(kv(gateway, options)))
+}
+
+fn kv(gateway: &Gateway, options: &Arc<Options>) -> Guard<KvServer<Service>> {
+    let limit = options.message_bytes_max();
+    let kv = KvServer::new(Service::new(gateway.clone(), options.clone()));
+    guarded(kv.max_decoding_message_size(limit), limit)
+}
+
+/// Adds all services but that of keys. The guard refuses over-long messages first, in etcd's words;
+/// tonic's own limit stands behind it.
+fn mount(gateway: &Gateway, options: &Arc<Options>, routes: Routes) -> Routes {
+    let limit = options.message_bytes_max();
+    let service = || Service::new(gateway.clone(), options.clone());
+    let watch = WatchServer::new(service()).max_decoding_message_size(limit);
+    let lease = LeaseServer::new(service()).max_decoding_message_size(limit);
+    let cluster = ClusterServer::new(service()).max_decoding_message_size(limit);
+    let maintenance = MaintenanceServer::new(service()).max_decoding_message_size(limit);
+    let lock = LockServer::new(service()).max_decoding_message_size(limit);
+    let election = ElectionServer::new(service()).max_decoding_message_size(limit);
+    routes
+        .add_service(guarded(watch, limit))
+        .add_service(guarded(lease, limit))
+        .add_service(guarded(cluster, limit))
+        .add_service(guarded(maintenance, limit))
+        .add_service(guarded(lock, limit))
+        .add_service(guarded(election, limit))
 }
 
 /// A service behind the guard, in the words of etcd's transport.

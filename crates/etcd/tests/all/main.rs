@@ -3,9 +3,11 @@
 
 mod elections;
 mod harness;
+mod json;
 mod keys;
 mod keyspaces;
 mod leases;
 mod locks;
+mod operators;
 mod refusals;
 mod watches;

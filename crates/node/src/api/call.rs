@@ -45,6 +45,8 @@ pub struct Header {
 pub struct Standing {
     /// Of this node's replica as it is now, which may lag; `None` where it hosts none.
     pub header: Option<Header>,
+    /// The oldest revision that can be read there; 0 = all of them.
+    pub oldest: Revision,
     /// Whether somebody is known to lead.
     pub has_leader: bool,
 }

@@ -37,10 +37,10 @@ impl Gateway {
         let map = self.parts.map.peek();
         let ranges = map.ranges_of(keyspace).unwrap_or_default();
         let [range] = ranges.as_slice() else {
-            return Standing { header: None, has_leader: true };
+            return Standing { has_leader: true, ..Standing::default() };
         };
         let Some(replica) = self.parts.host.replica(range.id) else {
-            return Standing { header: None, has_leader: range.leader.is_some() };
+            return Standing { has_leader: range.leader.is_some(), ..Standing::default() };
         };
         let (point, leader) = (replica.reader().point(), replica.leader());
         let header = Header {
@@ -50,7 +50,11 @@ impl Gateway {
             epoch: range.epoch,
             ..self.header_of(&replica)
         };
-        Standing { header: Some(header), has_leader: leader.leader.is_some() }
+        Standing {
+            header: Some(header),
+            oldest: replica.reader().compacted(),
+            has_leader: leader.leader.is_some(),
+        }
     }
 
     /// Asks for every compare and step of both branches; whoever is told what was there before

@@ -106,10 +106,10 @@ async fn a_compacted_revision_is_refused_with_the_oldest_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyspace_of_many_ranges_has_no_etcd_transactions() {
+async fn only_a_keyspace_of_etcds_kind_has_etcd_transactions() {
     let running = Running::single().await;
     let refused = write(&running, "default", steps(vec![put("a", "1")])).await;
-    assert!(matches!(refused, Err(ApiError::Invalid(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ApiError::FailedPrecondition(_))), "{refused:?}");
     let refused = write(&running, "default", Compact { revision: 2 }).await;
     assert!(matches!(refused, Err(ApiError::Invalid(_))), "{refused:?}");
     let refused = read(&running, steps(vec![put("a", "1")])).await;

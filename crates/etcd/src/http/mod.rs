@@ -1,16 +1,23 @@
-//! `/health` and `/version`, as etcd serves them over HTTP.
+//! What etcd serves over HTTP: `/health`, `/version`, and the API as JSON.
+
+mod json;
+mod paths;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use holdfast_node::api::{Call, Gateway, Get};
 use holdfast_node::auth::Identity;
 use holdfast_runtime::Deadline;
+use prost_reflect::DescriptorPool;
 use serde::{Deserialize, Serialize};
+use tonic::Status;
+use tonic::service::Routes;
 
 use crate::Options;
 use crate::call::read_options;
@@ -18,11 +25,22 @@ use crate::call::read_options;
 /// The key whose reading tells that keys can be read; it need not exist.
 const HEALTH_KEY: &[u8] = b"health";
 
+/// What a node that recovers answers.
+const STARTING: &str = "the node is starting";
+
 /// The pages. Until the node is there ([`Pages::arrived`]) it is not healthy.
 #[derive(Debug)]
 pub struct Pages {
     options: Options,
-    gateway: OnceLock<Gateway>,
+    descriptors: DescriptorPool,
+    node: OnceLock<Arrived>,
+}
+
+/// A node that is there: its API, and the services on it.
+#[derive(Debug)]
+struct Arrived {
+    gateway: Gateway,
+    routes: Routes,
 }
 
 /// What is asked about health.
@@ -49,12 +67,17 @@ struct Version {
 impl Pages {
     /// The pages of a node that is on its way.
     pub fn new(options: &Options) -> Arc<Self> {
-        Arc::new(Self { options: options.clone(), gateway: OnceLock::new() })
+        Arc::new(Self {
+            options: options.clone(),
+            descriptors: json::descriptors(),
+            node: OnceLock::new(),
+        })
     }
 
     /// The node is there. A second call changes nothing.
     pub fn arrived(&self, gateway: &Gateway) {
-        let _ = self.gateway.set(gateway.clone());
+        let routes = crate::services(gateway, &Arc::new(self.options.clone())).prepare();
+        let _ = self.node.set(Arrived { gateway: gateway.clone(), routes });
     }
 
     /// Their routes.
@@ -62,12 +85,15 @@ impl Pages {
         Router::new()
             .route("/health", get(health))
             .route("/version", get(version))
+            .route("/v3/{*method}", post(call))
+            // Base64 makes four bytes of three.
+            .layer(DefaultBodyLimit::max(2 * self.options.message_bytes_max()))
             .with_state(self.clone())
     }
 
     /// Whether keys can be read.
     async fn check(&self, serializable: bool) -> Result<(), String> {
-        let gateway = self.gateway.get().ok_or("the node is starting")?;
+        let gateway = &self.node.get().ok_or(STARTING)?.gateway;
         if !serializable && !gateway.standing(&self.options.keyspace).has_leader {
             return Err("RAFT NO LEADER".to_owned());
         }
@@ -101,4 +127,20 @@ async fn version(State(pages): State<Arc<Pages>>) -> Response {
         storage: cluster,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(version)).into_response()
+}
+
+/// A method of the API, asked in JSON.
+async fn call(
+    State(pages): State<Arc<Pages>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Some(method) = json::method_of(&pages.descriptors, uri.path()) else {
+        return json::refusal(&Status::not_found("Not Found"));
+    };
+    match pages.node.get() {
+        Some(node) => json::ask(node.routes.clone(), method, &headers, &body).await,
+        None => json::refusal(&Status::unavailable(STARTING)),
+    }
 }
