@@ -318,6 +318,24 @@ async fn transfer(cli: &Cli, range: u64, to: u64) -> Result<Exit> {
     say(cli, &format!("range {range} is led by node {leader}"), &document)
 }
 
+impl From<args::Compaction> for v1::Compaction {
+    fn from(compaction: args::Compaction) -> Self {
+        match compaction {
+            args::Compaction::Leveled => Self::Leveled,
+            args::Compaction::Tiered => Self::Tiered,
+        }
+    }
+}
+
+impl From<args::KeyspaceKind> for v1::KeyspaceKind {
+    fn from(kind: args::KeyspaceKind) -> Self {
+        match kind {
+            args::KeyspaceKind::Native => Self::Native,
+            args::KeyspaceKind::Etcd => Self::Etcd,
+        }
+    }
+}
+
 /// Runs `holdfast keyspace …`.
 ///
 /// # Errors
@@ -331,14 +349,8 @@ pub async fn keyspace(cli: &Cli, command: &Keyspace) -> Result<Exit> {
                 ranges: *ranges,
                 replication_factor: *replication_factor,
                 history: history.map(Into::into),
-                compaction: match compaction {
-                    args::Compaction::Leveled => v1::Compaction::Leveled.into(),
-                    args::Compaction::Tiered => v1::Compaction::Tiered.into(),
-                },
-                kind: match kind {
-                    args::KeyspaceKind::Native => v1::KeyspaceKind::Native.into(),
-                    args::KeyspaceKind::Etcd => v1::KeyspaceKind::Etcd.into(),
-                },
+                compaction: v1::Compaction::from(*compaction).into(),
+                kind: v1::KeyspaceKind::from(*kind).into(),
             };
             client
                 .create_keyspace(admin::within(CREATE_LIMIT, request))

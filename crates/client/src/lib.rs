@@ -58,7 +58,8 @@ pub use doors::Doors;
 pub use election::{Election, Leader, Leaders, Leadership};
 pub use error::Error;
 pub use holdfast_model::{
-    ClusterId, ClusterMap, History, KeyspaceDescriptor, KeyspaceKind, LeaseId, NodeId, RangeId, Revision,
+    ClusterId, ClusterMap, History, KeyspaceDescriptor, KeyspaceKind, LeaseId, NodeId, RangeId,
+    Revision,
 };
 pub use lease::{GrantLease, KeepAlive, Lease, LeaseState};
 pub use lock::{Lock, LockGuard, LockState};

@@ -133,8 +133,8 @@ impl axum::serve::Listener for Accept {
     }
 }
 
-/// Serves the pages, and `more` beside them, on `address` until `tasks` stop; answers with the bound
-/// address.
+/// Serves the pages, and `more` beside them, on `address` until `tasks` stop; answers with the
+/// bound address.
 ///
 /// # Errors
 /// The address cannot be bound.

@@ -17,8 +17,8 @@ pub use ids::{
     Revision, StoreId, Term,
 };
 pub use map::{
-    ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceKind, MapError, NodeDescriptor, RangeDescriptor,
-    ReplicaDescriptor, ReplicaRole,
+    ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceKind, MapError, NodeDescriptor,
+    RangeDescriptor, ReplicaDescriptor, ReplicaRole,
 };
 pub use position::{hashed_part, position};
 pub use span::Span;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use holdfast_model::{
-    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceId, KeyspaceKind, NodeDescriptor,
-    NodeId, RangeDescriptor, RangeEpoch, RangeId, ReplicaDescriptor, ReplicaId, ReplicaRole,
-    Revision, Span,
+    ClusterId, ClusterMap, Compaction, History, KeyspaceDescriptor, KeyspaceId, KeyspaceKind,
+    NodeDescriptor, NodeId, RangeDescriptor, RangeEpoch, RangeId, ReplicaDescriptor, ReplicaId,
+    ReplicaRole, Revision, Span,
 };
 
 use crate::v1;

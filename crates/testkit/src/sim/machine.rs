@@ -214,7 +214,7 @@ impl Machine {
             net: Arc::new(SimNet { brakes: self.brakes.clone(), trace: self.trace.clone() }),
             fatal: self.clone().fatal(disk),
             adapters: Vec::new(),
-        more_doors: Vec::new(),
+            more_doors: Vec::new(),
         };
         self.trace.say(&self.name, format_args!("starts, boot {boot}"));
         match Node::start(self.config(), world, false).await {
