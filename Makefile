@@ -11,8 +11,8 @@ REPORT ?= target/bench-engine-report
 
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
-        test lint verify fix bench bench-engine storm-storage simulate campaign leases torture \
-        score defects ci
+        test lint verify fix bench bench-engine storm-storage simulate campaign determinism \
+        leases torture availability lifetimes abuse fuzz score defects ci
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,10 +76,33 @@ leases: ## no stale read under wrong clocks, pauses, restarts (SCHEDULES= SEED=f
 	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
 		leases $(or $(SCHEDULES),5000) $(SEED)
 
+determinism: ## same seed, same trace to the byte, in two processes (SEEDS= SEED=first)
+	@$(CARGO) run --release --quiet -p holdfast-testkit --example simulate -- \
+		same $(or $(SEEDS),4) $(SEED)
+
 torture: ## real processes under every workload and nemesis (MINUTES=10 SEED= ONLY=kind,kind)
 	@$(CARGO) build --release --workspace --bins --quiet
 	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
 		run --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+availability: ## how long no write succeeds after a fault (EVENTS=30 of each, ONLY=kill,pause,…)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
+		availability --events $(or $(EVENTS),30) $(if $(ONLY),--only $(ONLY))
+
+lifetimes: ## leases of real processes that end early or late (GRANTS=5000 SEED=)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
+		leases --grants $(or $(GRANTS),5000) --seed $(or $(SEED),1)
+
+abuse: ## memory of nodes that are given more than they can take (FOR=60 seconds, SEED=)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
+		abuse --seconds $(or $(FOR),60) --seed $(or $(SEED),1)
+
+fuzz: ## decoders of engine and journal, mutated inputs (ROUNDS=20000 each)
+	@ROUNDS=$(or $(ROUNDS),20000) $(CARGO) test --release --quiet -p holdfast-lsm \
+		-p holdfast-journal --lib fuzz
 
 score: ## the scorecard, all of it or PARTS="torture leases …", written to tests/score (SEED=)
 	@$(CARGO) build --release --workspace --bins --quiet

@@ -1,7 +1,8 @@
 //! Runs of the simulation from the command line: `simulate replay SEED [SECONDS]` shows one with
 //! its trace, `simulate campaign RUNS [FIRST [SECONDS]]` does many and keeps what failed,
 //! `simulate leases SCHEDULES [FIRST]` looks for stale lease reads, `simulate hash SEED` prints
-//! what identifies a run down to the last byte on the network.
+//! what identifies a run down to the last byte on the network, and `simulate same SEEDS [FIRST]`
+//! has two processes print it for every seed.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
@@ -29,7 +30,8 @@ const SCHEDULES_PER_SEED: u64 = 50;
 const RUNS_FOR_ALL: u64 = 100;
 
 const USAGE: &str = "simulate replay SEED [SECONDS] | simulate campaign RUNS [FIRST [SECONDS]] | \
-                     simulate leases SCHEDULES [FIRST] | simulate hash SEED";
+                     simulate leases SCHEDULES [FIRST] | simulate hash SEED | \
+                     simulate same SEEDS [FIRST]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +42,9 @@ fn main() -> ExitCode {
         (Some("replay"), Some([seed, rest @ ..])) => replay(*seed, rest.first().copied()),
         (Some("run"), Some([seed, rest @ ..])) => run_apart_of(*seed, rest.first().copied()),
         (Some("hash"), Some([seed])) => hash(*seed),
+        (Some("same"), Some([seeds, rest @ ..])) => {
+            same(*seeds, rest.first().copied().unwrap_or(1))
+        }
         (Some("campaign"), Some([runs, rest @ ..])) => {
             let first = rest.first().copied().unwrap_or(1);
             campaign(first, *runs, rest.get(1).copied().unwrap_or(CAMPAIGN_SECONDS))
@@ -74,6 +79,24 @@ fn hash(seed: u64) -> ExitCode {
     let report = run_with(seed, Options { is_deep: true, ..Options::of(seed) });
     println!("{:016x} {}", report.trace.hash(), report.trace.events());
     code(report.violation.is_none())
+}
+
+/// Whether two processes come to the same with every seed.
+fn same(seeds: u64, first: u64) -> ExitCode {
+    let equal = AtomicU64::new(0);
+    on_all_processors(first, seeds, |seed| {
+        let run = || run_apart(&["hash".to_owned(), seed.to_string()]);
+        let both = [run(), run()].map(|output| output.expect("this program can be started again"));
+        let [one, other] = both.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        if one == other && !one.is_empty() {
+            equal.fetch_add(1, Ordering::Relaxed);
+        } else {
+            println!("seed {seed}: {one:?}, {other:?}");
+        }
+    });
+    let equal = equal.into_inner();
+    println!("determinism: {equal} of {seeds} seeds the same");
+    code(equal == seeds && seeds > 0)
 }
 
 fn summary(report: &Report, wall: Duration) -> String {
