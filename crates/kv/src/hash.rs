@@ -2,9 +2,9 @@
 //!
 //! Covered: revision and clock; the newest version of every key in the span; sessions with what
 //! they remember; leases with what is attached, locks with their queues, the expiry index; truth,
-//! compacted revision and marks. Left out, since replicas with the same state may differ in it: old
-//! versions (compaction drops them when it likes), record numbers, how answers lie in chunks, and
-//! where in the log the state stands.
+//! compacted revision, marks and alarms. Left out, since replicas with the same state may differ in
+//! it: old versions (compaction drops them when it likes), record numbers, how answers lie in
+//! chunks, and where in the log the state stands.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -17,7 +17,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::Result;
 use crate::reader::Published;
-use crate::records::{ChunkRecord, Remembered, SessionRecord, session_from_key, unseal};
+use crate::records::{
+    AlarmsRecord, ChunkRecord, Remembered, SessionRecord, session_from_key, unseal,
+};
 
 /// The hash of the state an engine has at `point`.
 pub(crate) fn state_hash(engine: &Engine, point: ReadPoint, published: &Published) -> Result<u64> {
@@ -27,6 +29,9 @@ pub(crate) fn state_hash(engine: &Engine, point: ReadPoint, published: &Publishe
     word(&mut hash, published.compacted.0);
     for mark in &published.marks {
         field(&mut hash, &mark.encode_to_vec());
+    }
+    if !published.alarms.is_empty() {
+        field(&mut hash, &AlarmsRecord::of(&published.alarms).encode_to_vec());
     }
     if let Some(truth) = published.truth {
         field(&mut hash, &truth.to_configure().encode_to_vec());

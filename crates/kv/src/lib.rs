@@ -42,11 +42,13 @@ pub use holdfast_lsm::{Cached, ReadPoint};
 pub use log::{Applied, ApplyResult, Kind, LogEntry, LogPosition};
 pub use machine::StateMachine;
 pub use outcome::{
-    EtcdOutcome, EtcdResult, LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState,
+    Alarm, EtcdOutcome, EtcdResult, LeaseOutcome, LockGrant, LockOutcome, LockStanding, LockState,
     Mutation, Outcome, Refusal, Renewal, TxnOutcome, TxnResult,
 };
 pub use prefetch::{ColdPart, Prepared, Warmed};
-pub use reader::{At, ChangesPage, CountPage, LeaseInfo, Page, Reader, ScanRequest, SessionStats};
+pub use reader::{
+    At, ChangesPage, CountPage, HistoryHash, LeaseInfo, Page, Reader, ScanRequest, SessionStats,
+};
 pub use sessions::SESSION_TABLE_BYTES_MAX;
 pub use truth::Truth;
 pub use validate::{Invalid, Limits, RENEW_LEASES_MAX, TXN_DEPTH_MAX, validate};

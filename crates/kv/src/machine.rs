@@ -16,7 +16,8 @@ use crate::prefetch::Prepared;
 use crate::progress::Progress;
 use crate::reader::{Published, Reader, SharedState, first_due_ms};
 use crate::records::{
-    COMPACTED, Class, CompactedRecord, Floors, MARKS, MarksRecord, TRUTH, unseal,
+    ALARMS, AlarmsRecord, COMPACTED, Class, CompactedRecord, Floors, MARKS, MarksRecord, TRUTH,
+    unseal,
 };
 use crate::sessions::Sessions;
 use crate::working::Working;
@@ -126,6 +127,10 @@ impl StateMachine {
         if let Some(value) = meta(&MARKS)? {
             let record: MarksRecord = unseal("meta", value)?;
             published.marks = record.marks;
+        }
+        if let Some(value) = meta(&ALARMS)? {
+            let record: AlarmsRecord = unseal("meta", value)?;
+            published.alarms = record.alarms()?;
         }
         self.engine.set_watermark(published.compacted);
         self.shared.published.store(Arc::new(published));

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use holdfast_model::{LeaseId, RangeEpoch, Revision};
 
+use crate::command::EtcdAlarmKind;
 use crate::{Entry, Truth};
 
 /// What became of one item of a command.
@@ -43,12 +44,23 @@ pub enum Outcome {
         /// The oldest readable revision now.
         oldest: Revision,
     },
+    /// The alarms that were asked for, or the one that was raised or cleared.
+    Alarms(Vec<Alarm>),
     /// The range's truth was set.
     Configured(Truth),
     /// Nothing was asked for.
     Noop,
     /// The item was refused by the state of the range; nothing changed.
     Refused(Refusal),
+}
+
+/// An alarm of an etcd keyspace. Sorted by kind, the graver ones last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alarm {
+    /// What it says.
+    pub kind: EtcdAlarmKind,
+    /// The member it is about.
+    pub member: u64,
 }
 
 /// A mutation that was carried out.
@@ -366,6 +378,19 @@ pub enum Refusal {
     FutureRevision {
         /// The newest revision.
         newest: Revision,
+    },
+    /// An alarm says that there is no room: what stores something is refused until it is cleared.
+    #[error("an alarm says that there is no space")]
+    NoSpace,
+    /// An alarm says that a replica's data differ from the others': nothing is served until it is
+    /// cleared.
+    #[error("an alarm says that the data of a replica are corrupt")]
+    Corrupt,
+    /// As many alarms are raised as can be.
+    #[error("{limit} alarms are raised")]
+    TooManyAlarms {
+        /// The bound.
+        limit: u64,
     },
     /// The configuration is older than the range's, or contradicts it.
     #[error("the range is at epoch {epoch} and does not take this configuration")]

@@ -15,6 +15,7 @@
 //! meta     "truth"                                `command::Configure`
 //! meta     "compacted"                            CompactedRecord
 //! meta     "marks"                                MarksRecord
+//! meta     "etcd/alarms"                          AlarmsRecord
 //! ```
 //! Every value that is not empty is one byte of record format (1) and the protobuf of the struct.
 //! Records of the `data` family are drawn in `entry.rs`. The engine keeps checksums.
@@ -24,7 +25,8 @@ use holdfast_lsm::Family;
 use holdfast_model::{ClientId, LeaseId};
 use prost::Message;
 
-use crate::{Error, Result};
+use crate::command::EtcdAlarmKind;
+use crate::{Alarm, Error, Result};
 
 const FORMAT: u8 = 1;
 
@@ -38,6 +40,8 @@ pub(crate) const TRUTH: Bytes = Bytes::from_static(b"truth");
 pub(crate) const COMPACTED: Bytes = Bytes::from_static(b"compacted");
 /// `meta`: the marks of history.
 pub(crate) const MARKS: Bytes = Bytes::from_static(b"marks");
+/// `meta`: alarms of an etcd keyspace.
+pub(crate) const ALARMS: Bytes = Bytes::from_static(b"etcd/alarms");
 
 /// Encodes a record.
 pub(crate) fn seal(record: &impl Message) -> Bytes {
@@ -117,6 +121,40 @@ pub(crate) struct Mark {
     pub clock_ms: u64,
     #[prost(uint64, tag = "2")]
     pub revision: u64,
+}
+
+/// The alarms that are raised, by kind and member.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AlarmsRecord {
+    #[prost(message, repeated, tag = "1")]
+    pub alarms: Vec<AlarmRecord>,
+}
+
+/// An alarm.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct AlarmRecord {
+    #[prost(enumeration = "EtcdAlarmKind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub member: u64,
+}
+
+impl AlarmsRecord {
+    /// The record of alarms.
+    pub fn of(alarms: &[Alarm]) -> Self {
+        let record = |alarm: &Alarm| AlarmRecord { kind: alarm.kind.into(), member: alarm.member };
+        Self { alarms: alarms.iter().map(record).collect() }
+    }
+
+    /// The alarms of a record.
+    pub fn alarms(&self) -> Result<Vec<Alarm>> {
+        let bad = |_| Error::MalformedRecord { family: "meta", what: "kind of an alarm" };
+        let alarm = |record: &AlarmRecord| {
+            let kind = EtcdAlarmKind::try_from(record.kind).map_err(bad)?;
+            Ok(Alarm { kind, member: record.member })
+        };
+        self.alarms.iter().map(alarm).collect()
+    }
 }
 
 /// A lease.

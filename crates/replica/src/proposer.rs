@@ -250,6 +250,7 @@ fn grows(command: &Command) -> bool {
         | Operation::Expire(_)
         | Operation::Compact(_)
         | Operation::Configure(_)
+        | Operation::EtcdAlarm(_)
         | Operation::Noop(()) => false,
     };
     command.items.iter().filter_map(|item| item.operation.as_ref()).any(operation_grows)

@@ -9,6 +9,7 @@
 //! * A key, lease or lock outside the span is never touched; nor does what is done depend on
 //!   whether the engine still holds such a key.
 
+mod alarm;
 mod data;
 mod etcd;
 mod expire;
@@ -32,7 +33,9 @@ pub(crate) use etcd::{EtcdGround, etcd_walk};
 pub(crate) use lock::state_of;
 pub(crate) use range::compactable;
 
-use crate::{Error, LockGrant, LogPosition, Outcome, Refusal, Result, RevisionEvents, Truth};
+use crate::{
+    Alarm, Error, LockGrant, LogPosition, Outcome, Refusal, Result, RevisionEvents, Truth,
+};
 
 /// So many records of an internal family that go at once are cleared as an interval.
 const CLEAR_RECORDS_MIN: usize = 64;
@@ -70,6 +73,9 @@ pub(crate) struct Applier<'a> {
     compacted_changed: bool,
     marks: Vec<Mark>,
     marks_changed: bool,
+    /// By kind and member.
+    alarms: Vec<Alarm>,
+    alarms_changed: bool,
     grants: Vec<LockGrant>,
     /// Index of the entry that is being applied.
     index: u64,
@@ -107,6 +113,8 @@ impl<'a> Applier<'a> {
             compacted_changed: false,
             marks: published.marks.clone(),
             marks_changed: false,
+            alarms: published.alarms.clone(),
+            alarms_changed: false,
             grants: Vec::new(),
             index: 0,
             scratch: BytesMut::new(),
@@ -132,8 +140,11 @@ impl<'a> Applier<'a> {
         let is_some = |earliest_ms: &u64| *earliest_ms != u64::MAX;
         let due_ms = Some(self.work.earliest_due_ms).filter(is_some);
         let urgent_due_ms = Some(self.work.earliest_urgent_ms).filter(is_some);
-        let Self { truth, compacted, marks, .. } = self;
-        let changed = self.marks_changed || self.truth_changed || self.compacted_changed;
+        let Self { truth, compacted, marks, alarms, .. } = self;
+        let changed = self.marks_changed
+            || self.truth_changed
+            || self.compacted_changed
+            || self.alarms_changed;
         let (batch, events) = self.work.into_batch(last.index.0);
         Changes {
             batch,
@@ -142,7 +153,7 @@ impl<'a> Applier<'a> {
             grants: self.grants,
             truth: truth.filter(|_| self.truth_changed),
             compacted: self.compacted_changed.then_some(compacted),
-            published: changed.then_some(Published { truth, compacted, marks }),
+            published: changed.then_some(Published { truth, compacted, marks, alarms }),
             due_ms,
             urgent_due_ms,
             floors,
@@ -179,6 +190,7 @@ impl<'a> Applier<'a> {
 
     /// Operations that stand outside sessions, and all others where there is none.
     fn outside_session(&mut self, operation: Operation, user: Option<&User>) -> Step<Outcome> {
+        self.check_alarms(&operation)?;
         match operation {
             Operation::Renew(renew) => self.renew(&renew),
             Operation::SessionOpen(open) => self.session_open(&open, user),
@@ -188,6 +200,7 @@ impl<'a> Applier<'a> {
             Operation::Compact(compact) => self.compact(&compact),
             Operation::Configure(configure) => self.configure(&configure),
             Operation::Noop(()) => Ok(Outcome::Noop),
+            Operation::EtcdAlarm(alarm) => self.etcd_alarm(&alarm),
             Operation::Etcd(txn) => self.etcd(&txn),
             operation => self.mutation(&operation),
         }

@@ -35,6 +35,8 @@ mod code {
     pub const RESULT_TOO_LARGE: u32 = 72;
     pub const LOCK_QUEUE_FULL: u32 = 73;
     pub const LOCK_NOT_HELD: u32 = 74;
+    pub const NO_SPACE: u32 = 75;
+    pub const CORRUPT: u32 = 76;
     pub const MALFORMED: u32 = 127;
 }
 
@@ -67,7 +69,8 @@ impl Applier<'_> {
         let payload = self.payload(&operation);
         match self.sessions.verdict(client, seq, payload) {
             Ok(Verdict::Execute) => {
-                let outcome = settle(self.mutation(&operation))?;
+                let checked = self.check_alarms(&operation).map_err(Stop::Refused);
+                let outcome = settle(checked.and_then(|()| self.mutation(&operation)))?;
                 if let Some(answer) = self.answer(&outcome) {
                     let remembered = Remembered { seq, payload, answer };
                     self.sessions.remember(client, self.index, remembered);
@@ -284,6 +287,8 @@ fn refused(refusal: &Refusal) -> (u32, u64) {
         Refusal::ResultTooLarge { limit } => (code::RESULT_TOO_LARGE, limit),
         Refusal::LockQueueFull { limit } => (code::LOCK_QUEUE_FULL, limit),
         Refusal::LockNotHeld => (code::LOCK_NOT_HELD, 0),
+        Refusal::NoSpace => (code::NO_SPACE, 0),
+        Refusal::Corrupt => (code::CORRUPT, 0),
         Refusal::Malformed { .. }
         | Refusal::SessionExpired
         | Refusal::SessionStale { .. }
@@ -294,6 +299,7 @@ fn refused(refusal: &Refusal) -> (u32, u64) {
         | Refusal::SessionOwner
         | Refusal::Compacted { .. }
         | Refusal::FutureRevision { .. }
+        | Refusal::TooManyAlarms { .. }
         | Refusal::StaleConfiguration { .. } => (code::MALFORMED, 0),
     }
 }
@@ -313,6 +319,8 @@ fn refusal(answer: &Answer) -> Refusal {
         code::RESULT_TOO_LARGE => Refusal::ResultTooLarge { limit: detail },
         code::LOCK_QUEUE_FULL => Refusal::LockQueueFull { limit: detail },
         code::LOCK_NOT_HELD => Refusal::LockNotHeld,
+        code::NO_SPACE => Refusal::NoSpace,
+        code::CORRUPT => Refusal::Corrupt,
         _ => Refusal::Malformed { what: "remembered as malformed" },
     }
 }

@@ -9,6 +9,7 @@
 //! * A replica that meets an operation it does not know stops before applying. A field added later,
 //!   or a changed meaning, comes with a raised [`APPLY_VERSION`], which does the same.
 
+mod alarm;
 mod data;
 mod etcd;
 mod lease;
@@ -21,6 +22,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use holdfast_model::ClientId;
 use prost::Message;
 
+pub use alarm::{EtcdAlarm, EtcdAlarmAction, EtcdAlarmKind};
 pub use data::{Condition, Delete, DeleteRange, Increment, Put};
 pub use etcd::{
     ETCD_DEPTH_MAX, EtcdCompare, EtcdDelete, EtcdKeys, EtcdOperation, EtcdOrder, EtcdPut,
@@ -175,7 +177,7 @@ pub struct Item {
     /// What to do. Decodes to `None` where this build does not know the operation.
     #[prost(
         oneof = "Operation",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22"
     )]
     pub operation: Option<Operation>,
 }
@@ -240,6 +242,9 @@ pub enum Operation {
     /// A transaction as etcd means it.
     #[prost(message, tag = "20")]
     Etcd(EtcdTxn),
+    /// Lists, raises or clears alarms of an etcd keyspace.
+    #[prost(message, tag = "22")]
+    EtcdAlarm(EtcdAlarm),
 }
 
 impl From<EtcdTxn> for Operation {
@@ -276,6 +281,7 @@ operation_from!(
     Expire,
     Compact,
     Configure,
+    EtcdAlarm,
 );
 
 #[cfg(test)]

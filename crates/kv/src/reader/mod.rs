@@ -11,6 +11,7 @@
 mod coordination;
 mod etcd;
 mod history;
+mod history_hash;
 mod pages;
 
 use std::ops::Bound;
@@ -24,13 +25,15 @@ use holdfast_model::{LogIndex, RangeEpoch, Revision};
 
 pub use coordination::LeaseInfo;
 pub use history::ChangesPage;
+pub use history_hash::HistoryHash;
 pub use pages::{CountPage, Page, ScanRequest};
 
 use crate::apply::compactable;
+use crate::command::EtcdAlarmKind;
 use crate::progress::at_least_one;
 use crate::records::{Class, Due, Floors, Mark};
 use crate::working::decode;
-use crate::{Entry, Error, Result, Truth};
+use crate::{Alarm as EtcdAlarm, Entry, Error, Result, Truth};
 
 /// How often a current read starts again because compaction overtook it.
 const RESTARTS_MAX: usize = 64;
@@ -41,6 +44,8 @@ pub(crate) struct Published {
     pub truth: Option<Truth>,
     pub compacted: Revision,
     pub marks: Vec<Mark>,
+    /// By kind and member.
+    pub alarms: Vec<EtcdAlarm>,
 }
 
 /// What machine and readers share.
@@ -139,6 +144,18 @@ impl Reader {
     /// The oldest readable revision; 0 where nothing was compacted.
     pub fn compacted(&self) -> Revision {
         self.shared.published.load().compacted
+    }
+
+    /// The alarms that are raised, by kind and member.
+    pub fn alarms(&self) -> Vec<EtcdAlarm> {
+        self.shared.published.load().alarms.clone()
+    }
+
+    /// Whether an alarm says that a replica's data differ from the others': nothing of it should
+    /// be told.
+    pub fn is_corrupt(&self) -> bool {
+        let published = self.shared.published.load();
+        published.alarms.last().is_some_and(|worst| worst.kind == EtcdAlarmKind::Corrupt)
     }
 
     /// The revision the range's history allows to compact to at range time `now_ms`; what a

@@ -165,6 +165,7 @@ impl Limits {
             Operation::Expire(_)
             | Operation::Compact(_)
             | Operation::Configure(_)
+            | Operation::EtcdAlarm(_)
             | Operation::Noop(()) => Ok(()),
         }
     }

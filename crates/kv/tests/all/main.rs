@@ -1,5 +1,6 @@
 //! Tests of the state machine from outside, on a simulated disk.
 
+mod alarms;
 mod batching;
 mod bounds;
 mod clearing;

@@ -1,7 +1,7 @@
 //! Readers beside the machine: read points, pages, hiding, what is cached.
 
 use bytes::Bytes;
-use holdfast_kv::command::{Command, Expire, LeaseGrant, Put};
+use holdfast_kv::command::{Command, Compact, Expire, LeaseGrant, Put};
 use holdfast_kv::{At, Cached, Error, Operation, ScanRequest};
 use holdfast_model::{LeaseId, Revision};
 
@@ -186,4 +186,34 @@ fn many_keys_are_read_at_one_state() {
     let cached = world.reader().multi_get_cached(&asked, At::Current).unwrap();
     let in_memory: Vec<_> = found.into_iter().map(Cached::Answer).collect();
     assert_eq!(cached, in_memory, "nothing was flushed");
+}
+
+#[test]
+fn a_history_has_one_hash_whatever_compaction_has_dropped() {
+    let fill = |world: &mut World| {
+        for (key, value) in [("a", "1"), ("b", "1"), ("a", "2"), ("c", "1")] {
+            put(world, key, value, 0);
+        }
+    };
+    let (mut one, mut other) = (World::new(), World::new());
+    fill(&mut one);
+    fill(&mut other);
+    other.flush();
+    let hash = |world: &World, revision| world.reader().history_hash(Revision(revision)).unwrap();
+    assert_eq!(hash(&one, 0), hash(&other, 0));
+    assert_eq!(hash(&one, 0), hash(&one, 5));
+    assert_ne!(hash(&one, 4).hash, hash(&one, 5).hash);
+    let older = hash(&one, 4);
+    put(&mut one, "d", "1", 0);
+    assert_eq!(hash(&one, 4), older, "what comes later is not covered");
+    for world in [&mut one, &mut other] {
+        world.one(Compact { revision: 4 });
+    }
+    other.flush();
+    assert_eq!(hash(&one, 5), hash(&other, 5));
+    assert_eq!(hash(&one, 5).compacted, Revision(4));
+    let error = one.reader().history_hash(Revision(3)).unwrap_err();
+    assert!(matches!(error, Error::Compacted { oldest: Revision(4) }), "{error}");
+    let error = one.reader().history_hash(Revision(7)).unwrap_err();
+    assert!(matches!(error, Error::Future { newest: Revision(6) }), "{error}");
 }

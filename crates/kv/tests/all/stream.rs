@@ -71,6 +71,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => client().prop_map(|client| Operation::SessionClose(SessionClose { client })),
         3 => (1..5u32).prop_map(|keys_max| Operation::Expire(Expire { keys_max })),
         1 => (1..60u64).prop_map(|revision| Operation::Compact(Compact { revision })),
+        1 => (0..3, 1..3u64, 0..3).prop_map(|(action, member, kind)| {
+            Operation::EtcdAlarm(EtcdAlarm { action, member, kind })
+        }),
     ]
 }
 

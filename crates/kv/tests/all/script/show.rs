@@ -70,6 +70,7 @@ pub fn outcome(outcome: &Outcome) -> String {
             format!("expired {keys} keys{}", if *more { ", more due" } else { "" })
         }
         Outcome::Compacted { oldest } => format!("compacted, oldest {oldest}"),
+        Outcome::Alarms(alarms) => format!("alarms {alarms:?}"),
         Outcome::Configured(truth) => format!("configured {} epoch {}", truth.span, truth.epoch),
         Outcome::Noop => "nothing".into(),
         Outcome::Refused(refusal) => format!("refused: {refusal}"),
