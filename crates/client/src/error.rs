@@ -200,7 +200,9 @@ pub(crate) fn error_of_info(info: &ErrorInfo) -> Error {
         ErrorCode::DiskFull => Error::DiskFull(message),
         ErrorCode::TooStale => Error::TooStale { bound: Duration::from_millis(info.bound) },
         ErrorCode::OutcomeUnknown => Error::Unknown(message),
-        ErrorCode::Internal | ErrorCode::Unspecified => Error::Internal(message),
+        ErrorCode::Corrupt | ErrorCode::Internal | ErrorCode::Unspecified => {
+            Error::Internal(message)
+        }
     }
 }
 

@@ -179,6 +179,7 @@ pub fn error_of(error: &ApiError) -> Status {
         ErrorCode::DuplicateKey => EtcdError::DuplicateKey,
         ErrorCode::TooLarge => EtcdError::RequestTooLarge,
         ErrorCode::DiskFull => EtcdError::NoSpace,
+        ErrorCode::Corrupt => EtcdError::Corrupt,
         ErrorCode::Overloaded => EtcdError::TooManyRequests,
         ErrorCode::PermissionDenied => EtcdError::PermissionDenied,
         ErrorCode::Unauthenticated => EtcdError::InvalidAuthToken,
@@ -213,6 +214,7 @@ mod tests {
             (ApiError::LeaseNotFound, EtcdError::LeaseNotFound),
             (ApiError::DuplicateKey, EtcdError::DuplicateKey),
             (ApiError::DiskFull, EtcdError::NoSpace),
+            (ApiError::Corrupt, EtcdError::Corrupt),
             (ApiError::NoQuorum("range 1".into()), EtcdError::NoLeader),
             (
                 ApiError::OutcomeUnknown { reason: "gone".into(), deadline: true },

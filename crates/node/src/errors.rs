@@ -153,6 +153,10 @@ pub enum ApiError {
     Forwarded(Box<ErrorInfo>),
 
     // ── Something is broken here. ────────────────────────────────────────────────────────────
+    /// An alarm says that the data of a replica are corrupt; nothing is served until somebody who
+    /// has looked into it clears it.
+    #[error("an alarm says that the data of a replica are corrupt")]
+    Corrupt,
     /// A defect or damaged data; never retried.
     #[error("internal error: {0}")]
     Internal(String),
@@ -292,6 +296,7 @@ impl ApiError {
             Self::Deadline(_) => ErrorCode::Deadline,
             Self::OutcomeUnknown { .. } => ErrorCode::OutcomeUnknown,
             Self::Forwarded(info) => info.code(),
+            Self::Corrupt => ErrorCode::Corrupt,
             Self::Internal(_) => ErrorCode::Internal,
         }
     }
@@ -323,6 +328,7 @@ pub(crate) fn from_info(info: ErrorInfo) -> ApiError {
         ErrorCode::LockNotHeld => ApiError::LockNotHeld,
         ErrorCode::PermissionDenied => ApiError::PermissionDenied,
         ErrorCode::DiskFull => ApiError::DiskFull,
+        ErrorCode::Corrupt => ApiError::Corrupt,
         ErrorCode::Behind => ApiError::Behind { revision: info.bound },
         ErrorCode::DuplicateKey => ApiError::DuplicateKey,
         _ => ApiError::Forwarded(Box::new(info)),

@@ -55,6 +55,7 @@ impl ErrorInfoExt for ErrorInfo {
             ErrorCode::OutcomeUnknown => Code::Aborted,
             ErrorCode::Deadline => Code::DeadlineExceeded,
             ErrorCode::Unimplemented => Code::Unimplemented,
+            ErrorCode::Corrupt => Code::DataLoss,
             ErrorCode::Internal | ErrorCode::Unspecified => Code::Internal,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_kv as kv;
 use holdfast_model::{ClusterId, NodeId, RangeEpoch, RangeId, Revision, Term};
 use holdfast_replica::ReadLevel;
 use holdfast_runtime::Deadline;
@@ -41,7 +42,7 @@ pub struct Header {
 }
 
 /// How a keyspace of one range stands as this node knows it, told from memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Of this node's replica as it is now, which may lag; `None` where it hosts none.
     pub header: Option<Header>,
@@ -49,6 +50,8 @@ pub struct Standing {
     pub oldest: Revision,
     /// Whether somebody is known to lead.
     pub has_leader: bool,
+    /// The alarms that are raised there, by kind and member.
+    pub alarms: Vec<kv::Alarm>,
 }
 
 /// An answer with its header.

@@ -52,7 +52,8 @@ pub type ItemWritten = Result<Answer<kv::Outcome>, ApiError>;
 pub struct Write {
     /// Keyspace; empty = `default`.
     pub keyspace: String,
-    /// `Put`, `Delete`, `Increment`, `Txn`; in a keyspace of one range also `Etcd` and `Compact`.
+    /// `Put`, `Delete`, `Increment`, `Txn`; in a keyspace of one range also `Etcd`, `Compact`
+    /// and `EtcdAlarm`.
     /// Others are refused here.
     pub operation: kv::Operation,
     /// Exactly once; without it at most once.

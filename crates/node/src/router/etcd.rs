@@ -2,10 +2,12 @@
 
 use holdfast_kv as kv;
 use holdfast_kv::command::{EtcdKeys, EtcdOperation, EtcdTxn, Txn, TxnOperation};
-use holdfast_model::KeyspaceKind;
+use holdfast_model::{KeyspaceKind, Revision};
+use holdfast_replica::Replica;
 
+use super::attempt::not_hosted;
 use super::read::check_options;
-use super::serve::{Query, Reply};
+use super::serve::{Query, Reply, engine_error};
 use super::{Gateway, Place, keyspace_of, no_range};
 use crate::api::{Answer, ApiError, Call, EtcdRead, Header, Standing};
 use crate::auth::{Keys, Verb};
@@ -42,19 +44,43 @@ impl Gateway {
         let Some(replica) = self.parts.host.replica(range.id) else {
             return Standing { has_leader: range.leader.is_some(), ..Standing::default() };
         };
-        let (point, leader) = (replica.reader().point(), replica.leader());
-        let header = Header {
-            revision: point.revision,
-            clock_ms: point.clock_ms,
-            term: leader.term,
-            epoch: range.epoch,
-            ..self.header_of(&replica)
-        };
         Standing {
-            header: Some(header),
+            header: Some(Header { epoch: range.epoch, ..self.own_header(&replica) }),
             oldest: replica.reader().compacted(),
-            has_leader: leader.leader.is_some(),
+            has_leader: replica.leader().leader.is_some(),
+            alarms: replica.reader().alarms(),
         }
+    }
+
+    /// The hash of the history of a keyspace of one range up to `revision`, 0 meaning the newest,
+    /// in this node's own replica: for those who compare replicas. Reads all of it.
+    ///
+    /// # Errors
+    /// [`ApiError::NotHere`] without a replica here; [`ApiError::Compacted`],
+    /// [`ApiError::FutureRevision`].
+    pub async fn history_hash(
+        &self,
+        call: &Call,
+        keyspace: &str,
+        revision: Revision,
+    ) -> Result<Answer<kv::HistoryHash>, ApiError> {
+        self.enter(call, keyspace).await?;
+        self.allow(call, Verb::Administer, keyspace, Keys::None)?;
+        let range = self.resolve(self.etcd_range(keyspace)?)?.range;
+        let replica = self.parts.host.replica(range).ok_or_else(|| not_hosted(range))?;
+        let reader = replica.reader().clone();
+        let hash = self.parts.pool.run(move || reader.history_hash(revision));
+        let hash = hash.await.map_err(|error| ApiError::NotReady(error.to_string()))?;
+        let value = hash.map_err(engine_error)?;
+        Ok(Answer { header: self.own_header(&replica), value })
+    }
+
+    /// The header of what a replica tells of itself, without the epoch.
+    fn own_header(&self, replica: &Replica) -> Header {
+        let (point, term) = (replica.reader().point(), replica.leader().term);
+        let Header { cluster, node, range, epoch, leader, .. } = self.header_of(replica);
+        let (revision, clock_ms) = (point.revision, point.clock_ms);
+        Header { cluster, node, range, epoch, leader, revision, clock_ms, term }
     }
 
     /// Asks for every compare and step of both branches; whoever is told what was there before

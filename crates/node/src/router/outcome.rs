@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_kv as kv;
+use holdfast_kv::command::EtcdAlarmKind;
 use holdfast_model::{LeaseId, Revision};
 use holdfast_wire::peer::v1::{self as peer, forward_outcome::Kind};
 use holdfast_wire::v1;
@@ -40,7 +41,11 @@ pub(crate) fn refused(refusal: &kv::Refusal) -> ApiError {
         R::NotANumber | R::Overflow => ApiError::NotANumber(text),
         R::LeaseNotFound => ApiError::LeaseNotFound,
         R::LeaseExists => ApiError::AlreadyExists("the lease".into()),
-        R::LeaseFull { .. } | R::StaleConfiguration { .. } => ApiError::FailedPrecondition(text),
+        R::LeaseFull { .. } | R::StaleConfiguration { .. } | R::TooManyAlarms { .. } => {
+            ApiError::FailedPrecondition(text)
+        }
+        R::NoSpace => ApiError::DiskFull,
+        R::Corrupt => ApiError::Corrupt,
         R::LockNotHeld => ApiError::LockNotHeld,
         R::Compacted { oldest } => ApiError::Compacted { oldest: oldest.0 },
         R::FutureRevision { newest } => ApiError::FutureRevision { newest: newest.0 },
@@ -97,6 +102,10 @@ fn kind_of(outcome: kv::Outcome) -> Kind {
         kv::Outcome::Lock(lock) => Kind::Lock(lock_message(lock)),
         kv::Outcome::Session { idle_max_ms } => Kind::SessionIdleMaxMs(idle_max_ms),
         kv::Outcome::Compacted { oldest } => Kind::Compacted(oldest.0),
+        kv::Outcome::Alarms(alarms) => {
+            let alarms = alarms.into_iter().map(alarm_message).collect();
+            Kind::Alarms(peer::ForwardAlarms { alarms })
+        }
         kv::Outcome::Refused(refusal) => Kind::Refused(refused(&refusal).info()),
         kv::Outcome::Expired { .. } | kv::Outcome::Configured(_) | kv::Outcome::Noop => {
             let text = "outcome of a range's own operation was forwarded";
@@ -144,6 +153,9 @@ pub(crate) fn from_message(message: peer::ForwardOutcome) -> ItemResult {
         Kind::Lock(lock) => kv::Outcome::Lock(lock_from(lock)),
         Kind::SessionIdleMaxMs(idle_max_ms) => kv::Outcome::Session { idle_max_ms },
         Kind::Compacted(oldest) => kv::Outcome::Compacted { oldest: Revision(oldest) },
+        Kind::Alarms(alarms) => kv::Outcome::Alarms(
+            alarms.alarms.into_iter().map(alarm_from).collect::<Result<_, _>>()?,
+        ),
         Kind::Refused(info) => return Err(errors::from_info(info)),
     })
 }
@@ -266,6 +278,18 @@ fn etcd_step_from(message: peer::ForwardEtcdResult) -> Result<kv::EtcdResult, Ap
             return Err(ApiError::Internal("a forwarded step of an unknown kind".into()));
         }
     })
+}
+
+fn alarm_message(alarm: kv::Alarm) -> peer::ForwardAlarm {
+    let kind = i32::from(alarm.kind).unsigned_abs();
+    peer::ForwardAlarm { kind, member_id: alarm.member }
+}
+
+fn alarm_from(message: peer::ForwardAlarm) -> Result<kv::Alarm, ApiError> {
+    let unknown = || ApiError::Internal("a forwarded alarm of an unknown kind".into());
+    let kind = i32::try_from(message.kind).ok();
+    let kind = kind.and_then(|kind| EtcdAlarmKind::try_from(kind).ok()).ok_or_else(unknown)?;
+    Ok(kv::Alarm { kind, member: message.member_id })
 }
 
 fn renewal_message(renewal: kv::Renewal) -> peer::ForwardRenewal {
@@ -429,6 +453,7 @@ mod tests {
             kv::Outcome::Lock(lock(kv::LockStanding::Absent)),
             kv::Outcome::Session { idle_max_ms: 900_000 },
             kv::Outcome::Compacted { oldest: Revision(4) },
+            kv::Outcome::Alarms(vec![kv::Alarm { kind: EtcdAlarmKind::Corrupt, member: 9 }]),
         ]
     }
 

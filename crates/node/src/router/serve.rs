@@ -231,6 +231,9 @@ pub(crate) async fn read(
         Ok(view) => view,
         Err(error) => return Err(read_error(gateway, replica.options().range, error, spec)),
     };
+    if view.reader.is_corrupt() {
+        return Err(ApiError::Corrupt);
+    }
     let header = Header { term: view.term, epoch: view.epoch, ..gateway.header_of(replica) };
     let staleness = (spec.level == ReadLevel::Follower)
         .then_some(view.staleness)

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_kv as kv;
-use holdfast_kv::command::{DeleteRange, SessionTag as KvSessionTag, Txn, TxnOperation, User};
+use holdfast_kv::command::{
+    DeleteRange, EtcdAlarmAction, SessionTag as KvSessionTag, Txn, TxnOperation, User,
+};
 use holdfast_model::{RangeId, position};
 
 use super::interval::Interval;
@@ -33,7 +35,7 @@ impl Gateway {
         self.fits_kind(&keyspace, &operation)?;
         let place = match &operation {
             kv::Operation::Txn(txn) => self.place_of_txn(&keyspace, txn)?,
-            kv::Operation::Etcd(_) => self.etcd_range(&keyspace)?,
+            kv::Operation::Etcd(_) | kv::Operation::EtcdAlarm(_) => self.etcd_range(&keyspace)?,
             kv::Operation::Compact(_) => self.only_range(&keyspace)?,
             other => Place::Position { keyspace: &keyspace, position: position(key_of(other)?) },
         };
@@ -86,7 +88,12 @@ impl Gateway {
         match operation {
             kv::Operation::Txn(txn) => self.allow_txn(call, keyspace, txn),
             kv::Operation::Etcd(txn) => self.allow_etcd(call, keyspace, txn),
-            kv::Operation::Compact(_) => self.allow(call, Verb::Administer, keyspace, Keys::None),
+            kv::Operation::EtcdAlarm(alarm) if alarm.action() == EtcdAlarmAction::List => {
+                self.allow(call, Verb::Observe, keyspace, Keys::None)
+            }
+            kv::Operation::Compact(_) | kv::Operation::EtcdAlarm(_) => {
+                self.allow(call, Verb::Administer, keyspace, Keys::None)
+            }
             other => self.allow(call, Verb::Write, keyspace, Keys::One(key_of(other)?)),
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use holdfast_kv::command::{
-    Compact, Comparison, EtcdCompare, EtcdDelete, EtcdOperation, EtcdPut, EtcdRange, EtcdStep,
-    EtcdTarget, EtcdTxn,
+    Compact, Comparison, EtcdAlarm, EtcdAlarmAction, EtcdAlarmKind, EtcdCompare, EtcdDelete,
+    EtcdOperation, EtcdPut, EtcdRange, EtcdStep, EtcdTarget, EtcdTxn,
 };
-use holdfast_kv::{EtcdOutcome, EtcdResult, Operation, Outcome};
+use holdfast_kv::{Alarm, EtcdOutcome, EtcdResult, Operation, Outcome};
 use holdfast_model::Revision;
 use holdfast_node::api::{ApiError, Call, EtcdRead, Write};
 use holdfast_node::auth::Identity;
@@ -114,5 +114,42 @@ async fn only_a_keyspace_of_etcds_kind_has_etcd_transactions() {
     assert!(matches!(refused, Err(ApiError::Invalid(_))), "{refused:?}");
     let refused = read(&running, steps(vec![put("a", "1")])).await;
     assert!(matches!(refused, Err(ApiError::Invalid(_))), "{refused:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hash_of_a_history_is_told_for_every_revision_that_can_be_read() {
+    let running = Running::single().await;
+    let gateway = running.node.gateway();
+    write(&running, "etcd", steps(vec![put("a", "1")])).await.unwrap();
+    let call = call();
+    let hash = async |revision| gateway.history_hash(&call, "etcd", Revision(revision)).await;
+    let before = hash(0).await.unwrap();
+    assert_eq!((before.value.revision, before.header.revision), (Revision(2), Revision(2)));
+    write(&running, "etcd", steps(vec![put("a", "2")])).await.unwrap();
+    assert_eq!(hash(2).await.unwrap().value, before.value);
+    assert_ne!(hash(3).await.unwrap().value.hash, before.value.hash);
+    assert_eq!(hash(4).await, Err(ApiError::FutureRevision { newest: 3 }));
+    write(&running, "etcd", Compact { revision: 3 }).await.unwrap();
+    assert_eq!(hash(2).await, Err(ApiError::Compacted { oldest: 3 }));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_an_alarm_calls_corrupt_is_neither_read_nor_written() {
+    let running = Running::single().await;
+    let alarm = |action: EtcdAlarmAction| {
+        let kind = EtcdAlarmKind::Corrupt.into();
+        EtcdAlarm { action: action.into(), member: 1, kind }
+    };
+    let told = vec![Alarm { kind: EtcdAlarmKind::Corrupt, member: 1 }];
+    let raised = write(&running, "etcd", alarm(EtcdAlarmAction::Raise)).await.unwrap();
+    assert_eq!(raised, Outcome::Alarms(told.clone()));
+    let written = write(&running, "etcd", steps(vec![put("a", "1")])).await;
+    assert_eq!(written, Err(ApiError::Corrupt));
+    assert_eq!(read(&running, steps(vec![all()])).await, Err(ApiError::Corrupt));
+    assert_eq!(running.node.gateway().standing("etcd").alarms, told);
+    write(&running, "etcd", alarm(EtcdAlarmAction::Clear)).await.unwrap();
+    assert!(read(&running, steps(vec![all()])).await.is_ok());
     running.stop().await;
 }
