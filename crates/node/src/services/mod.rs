@@ -20,8 +20,12 @@ mod watch;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use holdfast_wire::v1;
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 
 use crate::api::ApiError;
 use crate::router::Gateway;
@@ -59,8 +63,9 @@ pub struct Door {
 
 /// The services of the client port: `holdfast.v1`, those of `adapters`, reflection and health.
 ///
-/// Health answers SERVING for the process; whether the node is ready is `Cluster.Status`, so that
-/// an empty node can be founded through a balancer that looks at health.
+/// Health answers SERVING for the process and for each of the services; whether the node is ready
+/// is `Cluster.Status`, so that an empty node can be founded through a balancer that looks at
+/// health.
 ///
 /// # Errors
 /// The descriptors compiled into the binary cannot be read: a defect of the build.
@@ -73,7 +78,12 @@ pub fn port(gateway: &Gateway, adapters: &[Adapter]) -> Result<Port, ApiError> {
     let reflection = reflection
         .build_v1()
         .map_err(|error| ApiError::Internal(format!("descriptors of the API: {error}")))?;
-    let (_, health) = tonic_health::server::health_reporter();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let described = std::iter::once(v1::DESCRIPTORS).chain(adapters.iter().map(|a| a.descriptors));
+    for service in described.flat_map(services_of) {
+        // Nobody else holds the reporter yet, so this does not wait.
+        reporter.set_service_status(service, ServingStatus::Serving).now_or_never();
+    }
     let limit = gateway.limits().request_bytes_max;
     let service = || Service { gateway: gateway.clone() };
     // The guard refuses over-long messages first, with a better error; tonic's own limit stands
@@ -100,6 +110,17 @@ pub fn port(gateway: &Gateway, adapters: &[Adapter]) -> Result<Port, ApiError> {
     let others = routes.add_service(reflection).add_service(health);
     let direct = adapters.iter().flat_map(|one| (one.directly)(gateway)).collect();
     Ok(Port::new(Guard::new(kv, limit), direct, others))
+}
+
+/// The names of the services that descriptors describe.
+fn services_of(descriptors: &[u8]) -> Vec<String> {
+    let set = FileDescriptorSet::decode(descriptors).unwrap_or_default();
+    let of_file = |file: &FileDescriptorProto| {
+        let package = file.package().to_owned();
+        let names = file.service.iter().map(move |one| format!("{package}.{}", one.name()));
+        names.collect::<Vec<_>>()
+    };
+    set.file.iter().flat_map(of_file).collect()
 }
 
 /// Every service of the API, on one gateway.
