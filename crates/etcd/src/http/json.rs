@@ -102,6 +102,10 @@ fn request_of(
             request = request.header(passed, value);
         }
     }
+    // Over gRPC a token comes under a name of its own.
+    if let Some(token) = headers.get(header::AUTHORIZATION) {
+        request = request.header("token", token).header(header::AUTHORIZATION, token);
+    }
     let request = request.body(Body::from(frames.freeze()));
     request.map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -172,7 +176,8 @@ fn lines(answers: Answers, descriptor: MessageDescriptor) -> Response {
 }
 
 fn error_of(status: &Status) -> Value {
-    json!({ "code": i32::from(status.code()), "message": status.message(), "details": [] })
+    // Without details: etcd's gateway leaves out what is empty.
+    json!({ "code": i32::from(status.code()), "message": status.message() })
 }
 
 /// A refusal as the gateway of etcd words it.
