@@ -32,7 +32,8 @@ impl cluster_server::Cluster for Service {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         self.asked(request.metadata())?;
-        if request.get_ref().peer_ur_ls.is_empty() {
+        let urls = &request.get_ref().peer_ur_ls;
+        if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(EtcdError::MemberBadUrls.into());
         }
         Err(Status::failed_precondition(ADD_INSTEAD))
@@ -52,8 +53,14 @@ impl cluster_server::Cluster for Service {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let asked = self.asked(request.metadata())?;
-        self.member(&asked, request.get_ref().id)?;
-        Err(Status::failed_precondition(UPDATE_INSTEAD))
+        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        if self.member(&asked, id)?.peer_ur_ls != peer_ur_ls {
+            return Err(Status::failed_precondition(UPDATE_INSTEAD));
+        }
+        // It is so already.
+        let header = Some(self.plain_header(&asked));
+        let members = self.members(&asked)?;
+        Ok(Response::new(MemberUpdateResponse { header, members }))
     }
 
     async fn member_list(
@@ -114,6 +121,18 @@ impl Service {
     }
 }
 
+/// Whether a URL is one that etcd takes for a peer: a scheme it knows, host and port, no path.
+fn is_peer_url(url: &str) -> bool {
+    let Some((scheme, place)) = url.split_once("://") else { return false };
+    match scheme {
+        "unix" | "unixs" => !place.is_empty(),
+        "http" | "https" => place.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+        }),
+        _ => false,
+    }
+}
+
 fn members_of(map: &ClusterMap, keyspace: &str) -> Vec<Member> {
     let ranges = map.ranges_of(keyspace).unwrap_or_default();
     let Some(range) = ranges.first() else { return Vec::new() };
@@ -133,4 +152,19 @@ fn members_of(map: &ClusterMap, keyspace: &str) -> Vec<Member> {
         .collect();
     members.sort_unstable_by_key(|member| member.id);
     members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_has_a_scheme_a_host_and_a_port_and_no_path() {
+        for url in ["http://h:1", "https://[::1]:2380", "unix://a.sock"] {
+            assert!(is_peer_url(url), "{url}");
+        }
+        for url in ["", "h:1", "http://h", "http://h:x", "http://h:1/p", "ftp://h:1", "http://:1"] {
+            assert!(!is_peer_url(url), "{url}");
+        }
+    }
 }

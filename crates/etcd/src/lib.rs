@@ -9,6 +9,7 @@
 //! Source: etcd 3.7.1, `api/v3rpc`, `etcdserver/txn`, `rpctypes`.
 
 mod answer;
+pub mod archive;
 mod call;
 mod cluster;
 mod election;
