@@ -29,6 +29,9 @@ const VERSION_HEADER: &str = "client-api-version";
 const LEADER_LOOK: Duration = Duration::from_secs(1);
 /// A stream ends when none was seen so often in a row.
 const LEADERLESS_LOOKS_MAX: usize = 3;
+/// What etcd puts around a request in its log: the number of the request (14 bytes with its tags),
+/// the tag of the request and its length (4 bytes up to 2 MiB).
+const ENTRY_BYTES: usize = 14 + 4;
 
 /// The services of the etcd API on one gateway, for one keyspace unless a call names another.
 #[derive(Clone, Debug)]
@@ -52,9 +55,10 @@ impl Service {
         Self { gateway, options }
     }
 
-    /// Refuses a request that changes something and is larger than it may be.
+    /// Refuses a request that changes something and is larger than it may be. etcd weighs it as an
+    /// entry of its log.
     pub(crate) fn check_size(&self, request: &impl Message) -> Result<(), EtcdError> {
-        let fits = request.encoded_len() <= self.options.request_bytes_max;
+        let fits = request.encoded_len() + ENTRY_BYTES <= self.options.request_bytes_max;
         if fits { Ok(()) } else { Err(EtcdError::RequestTooLarge) }
     }
 

@@ -39,7 +39,7 @@ impl kv_server::Kv for Service {
         let asked = self.asked(request.metadata())?;
         let read = read_options(request.get_ref().serializable);
         let level = Some(read.level);
-        let range = request::range(request.into_inner())?;
+        let range = request::lone_range(request.into_inner())?;
         let kind = if range.range_end.is_empty() { Operation::Get } else { Operation::Scan };
         let result = self.read_range(&asked, range, read).await;
         self.done(kind, level, started, result)
@@ -53,7 +53,7 @@ impl kv_server::Kv for Service {
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let asked = self.asked(request.metadata())?;
         let read = read_options(request.get_ref().serializable);
-        let range = request::range(request.into_inner())?;
+        let range = request::lone_range(request.into_inner())?;
         if !range.comes_sorted() {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
         }

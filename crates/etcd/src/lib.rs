@@ -44,7 +44,7 @@ pub use call::Service;
 pub use error::{EtcdError, error_of};
 pub use http::Pages;
 pub use options::{Listen, Options};
-pub use request::{delete_range, put, range, txn};
+pub use request::{delete_range, lone_range, put, range, txn};
 
 /// The etcd API on a client port.
 pub fn adapter(options: &Options) -> Adapter {

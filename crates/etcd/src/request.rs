@@ -47,6 +47,16 @@ pub fn range(request: RangeRequest) -> Result<EtcdRange, EtcdError> {
     })
 }
 
+/// A range read outside a transaction: what it asks of a time before the first revision is asked of
+/// the present. Inside one etcd refuses it as compacted.
+///
+/// # Errors
+/// As [`range`].
+pub fn lone_range(request: RangeRequest) -> Result<EtcdRange, EtcdError> {
+    let range = range(request)?;
+    Ok(EtcdRange { revision: range.revision.max(0), ..range })
+}
+
 /// A put.
 ///
 /// # Errors
@@ -201,6 +211,13 @@ mod tests {
         let success = vec![put_of("")];
         let request = TxnRequest { success, ..TxnRequest::default() };
         assert_eq!(txn(request, 128), Err(EtcdError::EmptyKey));
+    }
+
+    #[test]
+    fn a_revision_before_the_first_means_the_present_outside_a_transaction_only() {
+        let request = RangeRequest { key: "k".into(), revision: -5, ..RangeRequest::default() };
+        assert_eq!(lone_range(request.clone()).map(|range| range.revision), Ok(0));
+        assert_eq!(range(request).map(|range| range.revision), Ok(-5));
     }
 
     #[test]
