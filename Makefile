@@ -12,7 +12,7 @@ REPORT ?= target/bench-engine-report
 .DEFAULT_GOAL := help
 .PHONY: help build cluster stop wipe start kill pause resume restart pids status logs \
         test lint verify fix bench bench-engine storm-storage simulate campaign determinism \
-        leases torture availability lifetimes abuse fuzz score defects ci
+        leases torture availability lifetimes abuse fuzz score defects ci conformance bench-etcd
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,6 +111,14 @@ score: ## the scorecard, all of it or PARTS="torture leases …", written to tes
 
 defects: ## every seeded defect, under the scenario that is to catch it (NAMES="..." for some)
 	@CARGO="$(CARGO)" tests/defects/run $(NAMES)
+
+conformance: ## the etcd API held against etcd itself, with its clients (SEEDS=10 ONLY=suite)
+	@CARGO="$(CARGO)" tests/conformance/run -seeds $(or $(SEEDS),10) $(if $(ONLY),-only "$(ONLY)")
+
+bench-etcd: ## three nodes of etcd beside three of Holdfast (SECONDS=10 ROUNDS=3 ETCD_REPORT=)
+	@CARGO="$(CARGO)" tests/bench-etcd/run -seconds $(SECONDS) -rounds $(or $(ROUNDS),3) \
+		-report "$(or $(ETCD_REPORT),$${CARGO_TARGET_DIR:-target}/bench-etcd-report)" \
+		$(if $(ONLY),-only "$(ONLY)")
 
 ci: ## what decides whether a change lands
 	@.ci/run
