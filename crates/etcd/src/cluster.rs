@@ -115,7 +115,8 @@ impl Service {
         &self,
         asked: &Asked,
     ) -> holdfast_wire::etcd::etcdserverpb::ResponseHeader {
-        let header = self.gateway.standing(&asked.keyspace).header.unwrap_or_default();
+        let header = self.gateway.standing(&asked.keyspace).header;
+        let header = header.unwrap_or_else(|| self.gateway.plain_header());
         let header = Header { revision: Default::default(), ..header };
         self.answers(asked).header(&header)
     }

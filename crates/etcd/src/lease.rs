@@ -6,9 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use holdfast_model::LeaseId;
 use holdfast_model::limits::{LEASE_TTL_MAX, LEASES_LISTED_MAX};
-use holdfast_node::api::{
-    Answer, ApiError, Header, Lease as _, LeaseGrant, LeaseRemaining, Operation,
-};
+use holdfast_node::api::{Answer, ApiError, Lease as _, LeaseGrant, LeaseRemaining, Operation};
 use holdfast_wire::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
@@ -137,7 +135,7 @@ impl Service {
         let (header, ttl) = match renewed {
             Ok(Answer { header, value: LeaseRemaining { ttl_ms: 0, .. } }) => (header, 0),
             Ok(Answer { header, value }) => (header, seconds(value.granted_ms)),
-            Err(ApiError::LeaseNotFound) => (Header::default(), 0),
+            Err(ApiError::LeaseNotFound) => (self.gateway.plain_header(), 0),
             Err(error) => return Err(crate::error_of(&error)),
         };
         let header = Some(self.answers(&asked).header(&before.unwrap_or(header)));

@@ -25,7 +25,7 @@ use holdfast_node::api::{ApiError, Operation, WatchItem};
 use holdfast_runtime::{Interval, interval, spawn};
 use holdfast_wire::etcd::etcdserverpb::watch_request::RequestUnion;
 use holdfast_wire::etcd::etcdserverpb::{
-    WatchCreateRequest, WatchRequest, WatchResponse, watch_server,
+    ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse, watch_server,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -257,7 +257,8 @@ impl Multiplexer {
         if is_of_this_node(&status) {
             return Err(status);
         }
-        let header = self.service.answers(&self.asked).header(&Default::default());
+        // As etcd's, it tells no revision: the watch is behind that of now.
+        let header = ResponseHeader { revision: 0, ..self.header_now() };
         let ended = match error {
             ApiError::Compacted { oldest } => ended(header, id, Some(*oldest), String::new()),
             _ => ended(header, id, None, status.message().to_owned()),
@@ -266,9 +267,11 @@ impl Multiplexer {
         Ok(std::iter::once(ended).chain(rest).collect())
     }
 
-    fn header_now(&self) -> holdfast_wire::etcd::etcdserverpb::ResponseHeader {
-        let header = self.service.gateway.standing(&self.asked.keyspace).header;
-        self.service.answers(&self.asked).header(&header.unwrap_or_default())
+    fn header_now(&self) -> ResponseHeader {
+        let gateway = &self.service.gateway;
+        let header = gateway.standing(&self.asked.keyspace).header;
+        let header = header.unwrap_or_else(|| gateway.plain_header());
+        self.service.answers(&self.asked).header(&header)
     }
 }
 

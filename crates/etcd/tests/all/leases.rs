@@ -1,8 +1,9 @@
 //! Leases: keys that live as long as somebody renews.
 
+use holdfast_wire::etcd::etcdserverpb::request_op::Request as Step;
 use holdfast_wire::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, PutRequest,
+    LeaseTimeToLiveRequest, PutRequest, TxnRequest,
 };
 use tonic::Code;
 
@@ -100,5 +101,28 @@ async fn the_keys_of_a_lease_that_nobody_renews_go_together() {
     };
     assert_eq!(at(&puts), [("a".to_owned(), true, 2), ("b".to_owned(), true, 3)]);
     assert_eq!(at(&removals), [("a".to_owned(), false, 4), ("b".to_owned(), false, 4)]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_lease_ends_in_one_revision_and_one_message() {
+    const KEYS: usize = 1_000;
+    let running = Running::start().await;
+    let (mut leases, mut kv) = (running.leases().await, running.kv().await);
+    soon(leases.lease_grant(grant(5, 7))).await.unwrap();
+    let names: Vec<String> = (0..KEYS).map(|n| format!("k{n:04}")).collect();
+    for part in names.chunks(100) {
+        let puts = part.iter().map(|key| super::keys::step(Step::RequestPut(bound(key, 7))));
+        soon(kv.txn(TxnRequest { success: puts.collect(), ..Default::default() })).await.unwrap();
+    }
+    let mut watching = Watching::begin(&running).await;
+    watching.create(super::watches::everything()).await;
+    let ended = watching.answer().await;
+    assert_eq!((ended.events.len(), ended.fragment), (KEYS, false));
+    let mut gone: Vec<_> = ended.events.into_iter().map(|event| event.kv.unwrap()).collect();
+    gone.sort_by(|a, b| a.key.cmp(&b.key));
+    for (kv, name) in gone.iter().zip(&names) {
+        assert_eq!((kv.key.as_ref(), kv.mod_revision), (name.as_bytes(), 12));
+    }
     running.stop().await;
 }

@@ -66,8 +66,12 @@ impl Watching {
         soon(self.requests.send(request)).await.unwrap();
     }
 
+    /// The next answer, which tells who gives it.
     pub async fn answer(&mut self) -> WatchResponse {
-        soon(self.answers.message()).await.unwrap().expect("the stream has ended")
+        let answer = soon(self.answers.message()).await.unwrap().expect("the stream has ended");
+        let header = answer.header.unwrap();
+        assert!(header.cluster_id != 0 && header.member_id != 0 && header.raft_term != 0);
+        answer
     }
 
     /// Asks for a watch; what is said to that.

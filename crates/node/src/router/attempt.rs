@@ -241,7 +241,7 @@ fn leads(replica: &Replica) -> bool {
 }
 
 /// The node that leads a replica's range, as far as it knows.
-pub(super) fn leader_of(replica: &Replica) -> Option<NodeId> {
+fn leader_of(replica: &Replica) -> Option<NodeId> {
     replica.leader().leader.map(|(_, node)| node)
 }
 

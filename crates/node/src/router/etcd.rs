@@ -45,7 +45,7 @@ impl Gateway {
             return Standing { has_leader: range.leader.is_some(), ..Standing::default() };
         };
         Standing {
-            header: Some(Header { epoch: range.epoch, ..self.own_header(&replica) }),
+            header: Some(self.own_header(&replica)),
             oldest: replica.reader().compacted(),
             has_leader: replica.leader().leader.is_some(),
             alarms: replica.reader().alarms(),
@@ -75,12 +75,11 @@ impl Gateway {
         Ok(Answer { header: self.own_header(&replica), value })
     }
 
-    /// The header of what a replica tells of itself, without the epoch.
+    /// The header of what a replica tells of itself.
     fn own_header(&self, replica: &Replica) -> Header {
-        let (point, term) = (replica.reader().point(), replica.leader().term);
-        let Header { cluster, node, range, epoch, leader, .. } = self.header_of(replica);
+        let point = replica.reader().point();
         let (revision, clock_ms) = (point.revision, point.clock_ms);
-        Header { cluster, node, range, epoch, leader, revision, clock_ms, term }
+        Header { revision, clock_ms, ..self.header_of(replica) }
     }
 
     /// Asks for every compare and step of both branches; whoever is told what was there before

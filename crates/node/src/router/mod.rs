@@ -220,7 +220,7 @@ impl Gateway {
     }
 
     /// The header of an answer that no single range formed.
-    fn plain_header(&self) -> Header {
+    pub fn plain_header(&self) -> Header {
         let map = self.parts.map.peek();
         Header { cluster: map.cluster, node: self.parts.host.node(), ..Header::default() }
     }

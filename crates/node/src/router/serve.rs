@@ -11,7 +11,6 @@ use holdfast_replica::{ProposeError, ReadError, ReadRequest, Replica};
 use holdfast_runtime::Deadline;
 
 use super::Gateway;
-use super::attempt::leader_of;
 use super::outcome::{self, ItemResult};
 use crate::api::{ApiError, Header, LeaseState, ListedLease, Point, ReadLevel, Staleness};
 
@@ -421,11 +420,15 @@ pub(crate) fn engine_error(error: kv::Error) -> ApiError {
 impl Gateway {
     /// The header of an answer from `replica`, without its revision and clock.
     pub(crate) fn header_of(&self, replica: &Replica) -> Header {
+        let (map, known) = (self.parts.map.peek(), replica.leader());
+        let range = replica.options().range;
         Header {
-            cluster: self.parts.map.peek().cluster,
+            cluster: map.cluster,
             node: self.parts.host.node(),
-            range: replica.options().range,
-            leader: leader_of(replica),
+            range,
+            epoch: map.ranges.get(&range).map_or_else(Default::default, |range| range.epoch),
+            leader: known.leader.map(|(_, node)| node),
+            term: known.term,
             ..Header::default()
         }
     }
