@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_kv as kv;
+use holdfast_kv::command::EtcdOperation;
 use holdfast_model::limits::RANGE_DELETE_KEYS_MAX;
 use holdfast_model::{LeaseId, RangeId, Revision};
 use holdfast_replica::{ProposeError, ReadError, ReadRequest, Replica};
@@ -16,6 +17,9 @@ use crate::api::{ApiError, Header, LeaseState, ListedLease, Point, ReadLevel, St
 
 /// Most threads that read the keys of one request from the disk at the same time.
 const COLD_PARTS_MAX: usize = 8;
+/// How long a follower read waits for a revision that it names and this replica has not reached:
+/// another node may have told it to the caller, and it is on its way here.
+const REVISION_WAIT: Duration = Duration::from_millis(100);
 /// How often a read of the newest state starts anew because compaction overtook it.
 const RESTARTS_MAX: usize = 64;
 
@@ -226,6 +230,7 @@ pub(crate) async fn read(
         min_point: spec.min.map(|point| (point.revision, point.clock_ms)),
         deadline,
     };
+    await_revision(replica, spec, query, deadline).await;
     let view = match replica.read(&request).await {
         Ok(view) => view,
         Err(error) => return Err(read_error(gateway, replica.options().range, error, spec)),
@@ -244,6 +249,30 @@ pub(crate) async fn read(
     }
     let header = Header { revision: point.revision, clock_ms: point.clock_ms, ..header };
     Ok(Served { header, staleness, reply })
+}
+
+/// Gives a revision that a follower read names a moment to arrive here. Whether it did, the read
+/// itself finds out.
+async fn await_revision(replica: &Replica, spec: &ReadSpec, query: &Query, deadline: Deadline) {
+    let named = named_revision(spec, query);
+    if spec.level != ReadLevel::Follower || named <= replica.reader().point().revision {
+        return;
+    }
+    let deadline = Deadline::after(REVISION_WAIT.min(deadline.remaining()));
+    let request = ReadRequest::new(ReadLevel::Follower, deadline);
+    let _ = replica.read(&ReadRequest { min_point: Some((named, 0)), ..request }).await;
+}
+
+/// The newest revision that a read names; 0 where it names none.
+fn named_revision(spec: &ReadSpec, query: &Query) -> Revision {
+    let at = spec.at.map_or(Revision(0), |point| point.revision);
+    let Query::Etcd(txn) = query else { return at };
+    let steps = txn.success.iter().chain(&txn.failure);
+    let ranges = steps.filter_map(|step| match &step.operation {
+        Some(EtcdOperation::Range(range)) => u64::try_from(range.revision).ok(),
+        _ => None,
+    });
+    ranges.max().map_or(at, |revision| at.max(Revision(revision)))
 }
 
 fn read_error(gateway: &Gateway, range: RangeId, error: ReadError, spec: &ReadSpec) -> ApiError {
@@ -441,7 +470,25 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_kv::command::{EtcdPut, EtcdRange, EtcdTxn};
+
     use super::*;
+
+    #[test]
+    fn a_read_names_the_newest_revision_of_its_point_and_its_ranges() {
+        let at = |revision| EtcdRange { revision, ..EtcdRange::default() };
+        let step = |revision| EtcdOperation::Range(at(revision)).into();
+        let put = EtcdOperation::Put(EtcdPut::default()).into();
+        let txn =
+            |success, failure| Query::Etcd(EtcdTxn { success, failure, ..EtcdTxn::default() });
+        let (now, then) = (ReadSpec::default(), Point { revision: Revision(5), clock_ms: 0 });
+        let then = ReadSpec { at: Some(then), ..ReadSpec::default() };
+        let named = |spec, query| named_revision(spec, &query).0;
+        assert_eq!(named(&now, txn(vec![step(3), step(-1)], vec![step(7), put])), 7);
+        assert_eq!(named(&now, txn(vec![step(0)], vec![])), 0);
+        assert_eq!(named(&then, Query::Get("k".into())), 5);
+        assert_eq!(named(&now, Query::Get("k".into())), 0);
+    }
 
     #[test]
     fn a_batch_of_which_an_item_was_carried_out_is_not_sent_again_as_a_whole() {
