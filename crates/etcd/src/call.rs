@@ -15,7 +15,7 @@ use holdfast_node::services::timeout;
 use holdfast_runtime::{Deadline, sleep};
 use prost::Message;
 use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::{Answers, EtcdError, Options, error_of};
 
@@ -163,6 +163,22 @@ impl Service {
         let keyspace = map.as_ref().and_then(|map| map.keyspace(&asked.keyspace).ok());
         let id = keyspace.map_or(KeyspaceId(0), |keyspace| keyspace.id);
         Answers::of(map.as_ref().map_or_else(Default::default, |map| map.cluster), id)
+    }
+
+    /// The same for a call of the lock or election service.
+    ///
+    /// etcd carries those out as a client of itself, and hands on what that client makes of an
+    /// error: its text, without a code. What only says that this node cannot serve now keeps its
+    /// code here: by that callers turn to another one.
+    pub(crate) fn recipe_done<T>(
+        &self,
+        started: Duration,
+        result: Result<T, Failure>,
+    ) -> Result<Response<T>, Status> {
+        self.done(Operation::Lock, None, started, result).map_err(|status| match status.code() {
+            Code::Unavailable => status,
+            _ => Status::unknown(status.message()),
+        })
     }
 
     /// Counts a call and turns its result into gRPC's.

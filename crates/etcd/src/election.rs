@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use holdfast_kv::EventKind;
-use holdfast_node::api::{Header, Operation};
+use holdfast_node::api::Header;
 use holdfast_runtime::spawn;
 use holdfast_wire::etcd::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
@@ -36,7 +36,7 @@ impl election_server::Election for Service {
         let started = self.gateway.now();
         let asked = self.asked(request.metadata())?;
         let result = self.run_for_office(&asked, request.into_inner()).await;
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 
     async fn proclaim(
@@ -52,7 +52,7 @@ impl election_server::Election for Service {
             Ok(ProclaimResponse { header: Some(self.answers(&asked).header(&header)) })
         };
         let result = result.await;
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 
     async fn leader(
@@ -68,7 +68,7 @@ impl election_server::Election for Service {
             Ok(leader_of(self, &asked, &header, first))
         };
         let result = result.await;
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 
     type ObserveStream = BoxStream<'static, Result<LeaderResponse, Status>>;
@@ -99,7 +99,7 @@ impl election_server::Election for Service {
             Ok(ResignResponse { header: Some(self.answers(&asked).header(&header)) })
         };
         let result = result.await;
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Service `Lock`: mutual exclusion by the order in which keys were created.
 
 use bytes::Bytes;
-use holdfast_node::api::Operation;
 use holdfast_wire::etcd::etcdserverpb::DeleteRangeRequest;
 use holdfast_wire::etcd::v3lockpb::{
     LockRequest, LockResponse, UnlockRequest, UnlockResponse, lock_server,
@@ -22,7 +21,7 @@ impl lock_server::Lock for Service {
         let asked = self.asked(request.metadata())?;
         let LockRequest { name, lease } = request.into_inner();
         let result = self.take_lock(&asked, name, lease).await;
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 
     async fn unlock(
@@ -32,13 +31,16 @@ impl lock_server::Lock for Service {
         let started = self.gateway.now();
         let asked = self.asked(request.metadata())?;
         let key = request.into_inner().key;
-        let delete = request::delete_range(DeleteRangeRequest { key, ..Default::default() })?;
-        let result = self.write(&asked, delete).await;
+        let delete = DeleteRangeRequest { key, ..Default::default() };
+        let result = match request::delete_range(delete) {
+            Ok(delete) => self.write(&asked, delete).await,
+            Err(error) => Err(error.into()),
+        };
         let result = result.map(|(header, _)| {
             let header = Some(self.answers(&asked).header(&header));
             UnlockResponse { header }
         });
-        self.done(Operation::Lock, None, started, result)
+        self.recipe_done(started, result)
     }
 }
 

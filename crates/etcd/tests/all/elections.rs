@@ -17,6 +17,8 @@ async fn campaign(mut client: ElectionClient<Channel>, lease: i64, value: &str) 
 
 async fn observed(stream: &mut Streaming<LeaderResponse>) -> String {
     let answer = soon(stream.message()).await.unwrap().expect("the stream has ended");
+    let header = answer.header.unwrap();
+    assert!(header.member_id != 0 && header.raft_term != 0, "{header:?}");
     String::from_utf8(answer.kv.unwrap().value.to_vec()).unwrap()
 }
 
@@ -48,6 +50,11 @@ async fn one_leads_says_so_and_hands_over_to_the_next() {
     assert_eq!(observed(&mut observer).await, "two");
     let late = soon(client.proclaim(proclaim)).await.unwrap_err();
     assert_eq!((late.code(), late.message()), (Code::Unknown, "election: not leader"));
+    let (name, value) = ("seat".into(), "x".into());
+    let campaign = CampaignRequest { name, lease: 4_711, value };
+    let unleased = soon(client.campaign(campaign)).await.unwrap_err();
+    assert_eq!(unleased.code(), Code::Unknown);
+    assert_eq!(unleased.message(), "etcdserver: requested lease not found");
     let missing = soon(client.resign(ResignRequest { leader: None })).await.unwrap_err();
     assert_eq!(missing.message(), "\"leader\" field must be provided");
     running.stop().await;

@@ -3,6 +3,7 @@
 use holdfast_wire::etcd::etcdserverpb::LeaseGrantRequest;
 use holdfast_wire::etcd::v3lockpb::lock_client::LockClient;
 use holdfast_wire::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::harness::{Running, all, keys, range, soon};
@@ -86,5 +87,22 @@ async fn a_lock_is_bound_to_a_lease_that_is_granted_where_none_is_brought() {
     let request = LockRequest { name: "door".into(), lease: 77 };
     let unknown = soon(client.clone().lock(request)).await.unwrap_err();
     assert_eq!(unknown.message(), "etcdserver: requested lease not found");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_has_no_code_of_its_own() {
+    let running = Running::start().await;
+    let mut client = LockClient::new(running.channel().await);
+    let request = LockRequest { name: "door".into(), lease: 4_711 };
+    let unleased = soon(client.lock(request)).await.unwrap_err();
+    let request = UnlockRequest { key: bytes::Bytes::new() };
+    let keyless = soon(client.unlock(request)).await.unwrap_err();
+    for (refused, text) in
+        [(unleased, "requested lease not found"), (keyless, "key is not provided")]
+    {
+        assert_eq!(refused.code(), Code::Unknown);
+        assert_eq!(refused.message(), format!("etcdserver: {text}"));
+    }
     running.stop().await;
 }
