@@ -32,7 +32,7 @@ use crate::call::{Asked, Failure, Service, unexpected};
 const HASH_RETRIES_MAX: usize = 16;
 /// What stands for "nothing was compacted".
 const NEVER_COMPACTED: i64 = -1;
-/// What a client is told that wants to go back to an older version.
+/// What a client is told that begins to go back to an older version.
 const NO_DOWNGRADE: &str = "etcdserver: the version is what etcd.version of the configuration \
                             says; there is nothing to downgrade";
 
@@ -116,12 +116,14 @@ impl maintenance_server::Maintenance for Service {
         if request.action() != DowngradeAction::Cancel {
             let target = minor_of(&request.version);
             let target = target.ok_or(EtcdError::WrongDowngradeVersionFormat)?;
-            return match before(&cluster) == Some(target) {
-                true => Err(Status::failed_precondition(NO_DOWNGRADE)),
-                false => Err(EtcdError::InvalidDowngradeTargetVersion.into()),
-            };
+            if before(&cluster) != Some(target) {
+                return Err(EtcdError::InvalidDowngradeTargetVersion.into());
+            }
+            if request.action() == DowngradeAction::Enable {
+                return Err(Status::failed_precondition(NO_DOWNGRADE));
+            }
         }
-        // To end what was not begun succeeds, as etcd has it.
+        // To ask whether one could, or to end what was not begun, succeeds as etcd has it.
         let version = minor_of(&cluster).map(|(major, minor)| format!("{major}.{minor}"));
         let version = version.unwrap_or_default();
         let header = self.header_now(&asked).await.map_err(Failure::from)?;
@@ -204,8 +206,9 @@ impl Service {
             db_size_in_use: bytes,
             is_learner: replica.role == "learner",
             storage_version: self.cluster_version(),
-            // What there is room for is the disk's size, which is no business of one keyspace.
-            db_size_quota: 0,
+            // Where writes would be refused if nobody else wrote to the disk: a keyspace has no
+            // bound of its own.
+            db_size_quota: bytes.saturating_add_unsigned(status.room_bytes),
             downgrade_info: Some(DowngradeInfo::default()),
         })
     }

@@ -10,8 +10,8 @@ use futures_util::stream::{self, BoxStream};
 use holdfast_kv::command::{EtcdOperation, EtcdRange, EtcdTxn};
 use holdfast_kv::{EtcdOutcome, EtcdResult};
 use holdfast_model::LeaseId;
-use holdfast_node::api::{Answer, EtcdRead, Header, Lease as _};
-use holdfast_wire::etcd::etcdserverpb::{ResponseHeader, SnapshotResponse};
+use holdfast_node::api::{Answer, Cluster as _, EtcdRead, Header, Lease as _};
+use holdfast_wire::etcd::etcdserverpb::SnapshotResponse;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
@@ -45,12 +45,14 @@ struct Snapshot {
     service: Service,
     asked: Asked,
     version: String,
-    /// The header of every blob: the keyspace as it was when the first part was read.
-    header: ResponseHeader,
+    /// The keyspace's when the first part was read.
     revision: i64,
     writer: Writer,
     digest: Sha256,
     next: Next,
+    /// What the keyspace takes on this node's disk, bytes: about as much as will be sent.
+    expected_bytes: u64,
+    sent_bytes: u64,
 }
 
 /// The blobs of a snapshot of the asked keyspace.
@@ -70,11 +72,19 @@ pub(super) async fn snapshot(
     };
     let mut writer = Writer::new(head);
     writer.part(part);
-    let header = service.answers(&asked).header(&found);
-    let revision = header.revision;
-    let digest = Sha256::new();
-    let next = next.map_or(Next::Leases(LeaseId(0)), Next::Entries);
-    let snapshot = Snapshot { service, asked, version, header, revision, writer, digest, next };
+    let status = service.gateway.status(&asked.call)?;
+    let expected_bytes = service.replica(&asked, &status).map_or(0, |replica| replica.data_bytes);
+    let snapshot = Snapshot {
+        service,
+        asked,
+        version,
+        revision: i64::try_from(found.revision.0).unwrap_or(i64::MAX),
+        writer,
+        digest: Sha256::new(),
+        next: next.map_or(Next::Leases(LeaseId(0)), Next::Entries),
+        expected_bytes,
+        sent_bytes: 0,
+    };
     let blobs = stream::unfold(Some(Box::new(snapshot)), |snapshot| async move {
         let mut snapshot = snapshot?;
         match snapshot.blob().await {
@@ -106,10 +116,16 @@ impl Snapshot {
         Ok(Some(self.response(blob)))
     }
 
-    fn response(&self, blob: Bytes) -> SnapshotResponse {
-        // How much is still to come is not known before it was read.
-        let (header, version) = (Some(self.header), self.version.clone());
-        SnapshotResponse { header, remaining_bytes: 0, blob, version }
+    fn response(&mut self, blob: Bytes) -> SnapshotResponse {
+        self.sent_bytes += blob.len() as u64;
+        // How much is still to come is not known before it was read: it is told about, and never
+        // as nothing while there is something.
+        let remaining_bytes = match self.next {
+            Next::Nothing => 0,
+            _ => self.expected_bytes.saturating_sub(self.sent_bytes).max(1),
+        };
+        // As etcd's, it has no header.
+        SnapshotResponse { header: None, remaining_bytes, blob, version: self.version.clone() }
     }
 
     async fn entries(&mut self, from: Bytes) -> Result<(), Failure> {

@@ -51,6 +51,7 @@ async fn what_an_alarm_says_is_so_until_it_is_cleared() {
         (Code::DataLoss, "etcdserver: corrupt cluster")
     );
     let status = soon(client.status(StatusRequest {})).await.unwrap().into_inner();
+    assert!(status.db_size_quota > status.db_size, "there is room on the disk");
     assert_eq!(status.errors, ["memberID:9 alarm:NOSPACE", "memberID:9 alarm:CORRUPT"]);
     let listed = alarm(&mut client, AlarmAction::Get, 0, AlarmType::None).await;
     assert_eq!(listed, [full, raised(9, AlarmType::Corrupt)]);
@@ -66,11 +67,14 @@ async fn what_an_alarm_says_is_so_until_it_is_cleared() {
 /// What a snapshot sends, and the SHA-256 behind it.
 async fn snapshot(client: &mut Client) -> Result<(Bytes, Bytes), Status> {
     let mut stream = soon(client.snapshot(SnapshotRequest {})).await?.into_inner();
-    let mut all = Vec::new();
+    let (mut all, mut remaining) = (Vec::new(), Vec::new());
     while let Some(part) = soon(stream.message()).await? {
-        assert!(part.blob.len() <= 32 * 1_024);
+        assert!(part.blob.len() <= 32 * 1_024 && part.header.is_none());
         all.extend_from_slice(&part.blob);
+        remaining.push(part.remaining_bytes);
     }
+    assert_eq!(remaining.pop(), Some(0));
+    assert!(!remaining.contains(&0), "what comes was not announced");
     // As etcd's clients tell that there is a hash.
     assert_eq!(all.len() % 512, 32);
     let mut all = Bytes::from(all);
@@ -151,6 +155,7 @@ async fn there_is_no_way_to_an_older_version() {
     assert_eq!(message(far), "etcdserver: invalid downgrade target version");
     let next = ask(DowngradeAction::Enable, "3.5.0").await.unwrap_err();
     assert_eq!(next.code(), Code::FailedPrecondition);
+    assert_eq!(ask(DowngradeAction::Validate, "3.5").await.unwrap().version, "3.6");
     assert_eq!(ask(DowngradeAction::Cancel, "").await.unwrap().version, "3.6");
     running.stop().await;
 }

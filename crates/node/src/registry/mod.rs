@@ -21,7 +21,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -144,6 +144,8 @@ struct Inner {
     // each other.
     changing: tokio::sync::RwLock<()>,
     is_disk_full: AtomicBool,
+    /// Bytes that fit on the disk before growth is refused, as of the last look.
+    room_bytes: AtomicU64,
 }
 
 /// Bytes under way and the like, for metrics.
@@ -180,6 +182,7 @@ impl Registry {
             broken: parking_lot::Mutex::default(),
             changing: tokio::sync::RwLock::new(()),
             is_disk_full: AtomicBool::new(false),
+            room_bytes: AtomicU64::new(0),
             store,
             deps,
         };
@@ -438,6 +441,11 @@ impl Registry {
     /// Whether growth is refused for want of disk space.
     pub fn is_disk_full(&self) -> bool {
         self.inner.is_disk_full.load(Ordering::Acquire)
+    }
+
+    /// How many bytes fit on the disk before growth is refused; 0 until somebody has looked.
+    pub fn room_bytes(&self) -> u64 {
+        self.inner.room_bytes.load(Ordering::Relaxed)
     }
 
     /// Looks after the replicas until the node stops: parks quiet followers, takes out a replica

@@ -30,6 +30,8 @@ impl Registry {
                 return;
             }
         };
+        let room = available.saturating_sub(section.read_only_below_bytes);
+        self.inner.room_bytes.store(room, Ordering::Relaxed);
         let was_full = self.is_disk_full();
         let is_full = is_full(was_full, available, section);
         if is_full == was_full {

@@ -45,6 +45,7 @@ impl System {
             connected_node_ids: self.transport.connected().into_iter().map(|n| n.0).collect(),
             disk_full: self.registry.is_disk_full(),
             format_version: FORMAT_VERSION,
+            room_bytes: self.registry.room_bytes(),
         }
     }
 
