@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,6 +30,7 @@ type suite struct {
 func suites(o *options, etcd, holdfast *cluster.Cluster, expected map[string]output) []suite {
 	var all []suite
 	all = append(all, scripts(o, etcd, holdfast)...)
+	all = append(all, gateway(o, etcd, holdfast)...)
 	for _, group := range recipes.Groups() {
 		all = append(all, suite{"Go " + group, func() result { return recipe(group, etcd, holdfast) }})
 	}
@@ -43,18 +45,26 @@ func suites(o *options, etcd, holdfast *cluster.Cluster, expected map[string]out
 	return all
 }
 
+// asked is a suite of what both servers are asked by a differ.
+func asked(
+	name string, connect func() (*differ.Differ, error),
+	run func(*differ.Differ) (differ.Outcome, error),
+) suite {
+	return suite{name, func() result {
+		d, err := connect()
+		if err != nil {
+			return result{err: err}
+		}
+		defer d.Close()
+		outcome, err := run(d)
+		return result{compared: outcome.Steps, differences: outcome.Differences, err: err}
+	}}
+}
+
 // scripts come in the order of their names: the first one needs a store nobody has written to.
 func scripts(o *options, etcd, holdfast *cluster.Cluster) []suite {
-	asked := func(name string, run func(*differ.Differ) (differ.Outcome, error)) suite {
-		return suite{name, func() result {
-			d, err := differ.New(etcd.Endpoints[0], holdfast.Endpoints[0])
-			if err != nil {
-				return result{err: err}
-			}
-			defer d.Close()
-			outcome, err := run(d)
-			return result{compared: outcome.Steps, differences: outcome.Differences, err: err}
-		}}
+	connect := func() (*differ.Differ, error) {
+		return differ.New(etcd.Endpoints[0], holdfast.Endpoints[0])
 	}
 	files, err := differ.Scripts(o.scripts)
 	all := []suite{}
@@ -63,14 +73,39 @@ func scripts(o *options, etcd, holdfast *cluster.Cluster) []suite {
 	}
 	for _, file := range files {
 		name := "script " + strings.TrimSuffix(filepath.Base(file), ".jsonl")
-		all = append(all, asked(name, func(d *differ.Differ) (differ.Outcome, error) {
+		all = append(all, asked(name, connect, func(d *differ.Differ) (differ.Outcome, error) {
 			return d.File(file)
 		}))
 	}
 	for seed := 1; seed <= o.seeds; seed++ {
 		name := fmt.Sprintf("random seed %d", seed)
-		all = append(all, asked(name, func(d *differ.Differ) (differ.Outcome, error) {
+		all = append(all, asked(name, connect, func(d *differ.Differ) (differ.Outcome, error) {
 			return d.Random(uint64(seed), o.steps)
+		}))
+	}
+	return all
+}
+
+// gateway asks in JSON: what the scripts for gRPC call, and the scripts of a folder of its own.
+func gateway(o *options, etcd, holdfast *cluster.Cluster) []suite {
+	connect := func() (*differ.Differ, error) {
+		return differ.NewGateway(
+			[2]string{etcd.Endpoints[0], etcd.Pages[0]},
+			[2]string{holdfast.Endpoints[0], holdfast.Pages[0]})
+	}
+	calls, err := differ.Scripts(o.scripts)
+	own, ownErr := differ.Scripts(filepath.Join(o.scripts, "gateway"))
+	if err = errors.Join(err, ownErr); err != nil {
+		return []suite{{"JSON", func() result { return result{err: err} }}}
+	}
+	var all []suite
+	for _, file := range append(calls, own...) {
+		name := "JSON " + strings.TrimSuffix(filepath.Base(file), ".jsonl")
+		all = append(all, asked(name, connect, func(d *differ.Differ) (differ.Outcome, error) {
+			if filepath.Dir(file) == filepath.Clean(o.scripts) {
+				return d.Calls(file)
+			}
+			return d.File(file)
 		}))
 	}
 	return all
@@ -107,7 +142,7 @@ func session(name, binary string, o *options, etcd, holdfast *cluster.Cluster) s
 
 // checkPerf is etcdctl's own judgement of a small cluster: a minute of writes.
 func checkPerf(o *options, holdfast *cluster.Cluster) result {
-	said := start(o.etcdctl, nil, "--endpoints", strings.Join(holdfast.Endpoints, ","),
+	said := start(o.etcdctl, "--endpoints", strings.Join(holdfast.Endpoints, ","),
 		"check", "perf", "--load", "s")
 	judged := regexp.MustCompile(`(PASS|FAIL|Error)[^\n]*`).FindAllString(said.text, -1)
 	verdicts := strings.Join(judged, "; ")
@@ -119,11 +154,10 @@ func checkPerf(o *options, holdfast *cluster.Cluster) result {
 
 // program is one on a client in another language. It looks for etcd where nobody tells it to.
 type program struct {
-	name    string
-	file    string
-	binary  string
-	missing string
-	more    []string
+	name      string
+	binary    string
+	missing   string
+	arguments []string
 }
 
 // output of a program.
@@ -137,28 +171,33 @@ func programs(o *options) []program {
 	if o.python == "" {
 		python.missing = "no Python with a virtual environment"
 	}
-	node := program{binary: "node", more: []string{o.node}}
+	node := program{binary: "node"}
 	if o.node == "" {
 		node.missing = "no Node with npm"
 	}
-	of := func(p program, name, file string) program {
-		p.name, p.file = name, filepath.Join(o.clients, file)
+	rust := program{name: "Rust calls", binary: o.rust}
+	if o.rust == "" {
+		rust.missing = "the Rust client could not be built"
+	}
+	of := func(p program, name, file string, more ...string) program {
+		p.name, p.arguments = name, append([]string{filepath.Join(o.clients, file)}, more...)
 		return p
 	}
 	return []program{
 		of(python, "Python README", "python_readme.py"), of(python, "Python calls", "python_calls.py"),
-		of(node, "Node README", "node_readme.js"), of(node, "Node calls", "node_calls.js"),
+		of(node, "Node README", "node_readme.js", o.node), of(node, "Node calls", "node_calls.js", o.node),
+		rust,
 	}
 }
 
 func (p program) start() output {
-	return start(p.binary, p.more, p.file)
+	return start(p.binary, p.arguments...)
 }
 
-func start(binary string, more []string, arguments ...string) output {
+func start(binary string, arguments ...string) output {
 	ctx, cancel := context.WithTimeout(context.Background(), programTime)
 	defer cancel()
-	process := exec.CommandContext(ctx, binary, append(arguments, more...)...)
+	process := exec.CommandContext(ctx, binary, arguments...)
 	var out, complaint bytes.Buffer
 	process.Stdout, process.Stderr = &out, &complaint
 	err := process.Run()

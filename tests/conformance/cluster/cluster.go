@@ -29,8 +29,10 @@ type Cluster struct {
 	Name string
 	// Endpoints are the client addresses, HOST:PORT.
 	Endpoints []string
-	pids      []int
-	stop      func() error
+	// Pages are the addresses that serve HTTP, one for each endpoint.
+	Pages []string
+	pids  []int
+	stop  func() error
 }
 
 // Stop ends the processes and removes what they stored.
@@ -81,6 +83,7 @@ func Etcd(binary, folder string, members, clientBase int) (*Cluster, error) {
 		c.pids = append(c.pids, process.Process.Pid)
 		c.Endpoints = append(c.Endpoints, fmt.Sprintf("127.0.0.1:%d", clientBase+i))
 	}
+	c.Pages = c.Endpoints
 	for _, endpoint := range c.Endpoints {
 		if err := healthy("http://" + endpoint + "/health"); err != nil {
 			_ = c.stop()
@@ -124,7 +127,7 @@ func healthy(url string) error {
 }
 
 // Holdfast starts nodes as `make cluster` does, in another folder and on other ports: node i serves
-// clients on portBase+i.
+// clients on portBase+i and HTTP on portBase+20+i.
 func Holdfast(binary, folder string, nodes, portBase int) (*Cluster, error) {
 	local := func(verb string, more ...string) ([]byte, error) {
 		arguments := append([]string{"local", verb, "--dir", folder,
@@ -166,6 +169,7 @@ func Holdfast(binary, folder string, nodes, portBase int) (*Cluster, error) {
 		}
 		c.pids = append(c.pids, pid)
 		c.Endpoints = append(c.Endpoints, fmt.Sprintf("127.0.0.1:%d", portBase+node))
+		c.Pages = append(c.Pages, fmt.Sprintf("127.0.0.1:%d", portBase+20+node))
 	}
 	return c, nil
 }

@@ -7,7 +7,8 @@
 //	{"open": "w", "call": "Watch/Watch"}                      opens a stream under a name
 //	{"send": "w", "request": {…}}                             sends on it
 //	{"receive": "w", "count": 2}                              so many messages, one by one
-//	{"events": "w", "count": 9}                               so many events, however they are packed
+//	{"events": "w", "count": 9}                               so many events, however their revisions
+//	                                                          are packed, each of them whole
 //	{"silent": "w", "ms": 300}                                nothing may arrive
 //	{"close": "w"}                                            ends the sending side
 //	{"wait_ms": 100}                                          for what takes time by its nature
@@ -29,6 +30,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // scriptLineBytesMax bounds one line of a script.
@@ -97,20 +100,28 @@ func Scripts(folder string) ([]string, error) {
 
 // File runs a script.
 func (d *Differ) File(file string) (Outcome, error) {
+	return d.file(file, func(*Step) bool { return true })
+}
+
+// file runs those steps of a script that are wanted.
+func (d *Differ) file(file string, wanted func(*Step) bool) (Outcome, error) {
 	name := strings.TrimSuffix(filepath.Base(file), ".jsonl")
 	steps, err := read(file)
 	if err != nil {
 		return Outcome{Name: name}, fmt.Errorf("%s: %w", file, err)
 	}
+	absolute := steps[0].Absolute
 	next := func() *Step {
-		if len(steps) == 0 {
-			return nil
+		for len(steps) > 0 {
+			step := steps[0]
+			steps = steps[1:]
+			if wanted(step) {
+				return step
+			}
 		}
-		step := steps[0]
-		steps = steps[1:]
-		return step
+		return nil
 	}
-	return d.run(name, steps[0].Absolute, true, next)
+	return d.run(name, absolute, true, next)
 }
 
 // run asks both sides every step. Where a script goes on after a difference, a generated one stops:
@@ -174,6 +185,9 @@ func (p *pair) answers(left, right answer) []string {
 	if left.code != right.code || left.text != right.text {
 		return []string{left.shown() + " | " + right.shown()}
 	}
+	if left.split != right.split {
+		return []string{"revisions cut without a word of it: " + left.split + " | " + right.split}
+	}
 	if len(left.messages) != len(right.messages) {
 		return []string{fmt.Sprintf("%d messages: %s | %d messages: %s",
 			len(left.messages), left.shown(), len(right.messages), right.shown())}
@@ -181,6 +195,13 @@ func (p *pair) answers(left, right answer) []string {
 	var found []string
 	for i := range left.messages {
 		found = append(found, p.compare(left.messages[i], right.messages[i])...)
+	}
+	if left.spoken != nil && right.spoken != nil {
+		var of protoreflect.MessageDescriptor
+		if len(left.messages) > 0 {
+			of = left.messages[0].ProtoReflect().Descriptor()
+		}
+		found = append(found, shapes(of, left.spoken, right.spoken)...)
 	}
 	return found
 }

@@ -36,9 +36,11 @@ const (
 // side is one of the two servers, as far as a script has got with it.
 type side struct {
 	connection *grpc.ClientConn
-	vars       map[string]int64
-	texts      map[string]string
-	streams    map[string]*openStream
+	// pages is where it is asked in JSON; empty: it is asked over gRPC.
+	pages   string
+	vars    map[string]int64
+	texts   map[string]string
+	streams map[string]*openStream
 }
 
 // openStream is a stream a script works on; what arrives is read at once.
@@ -47,6 +49,8 @@ type openStream struct {
 	cancel  context.CancelFunc
 	call    string
 	arrived chan arrival
+	// post begins it with its one request, where it is asked in JSON.
+	post func(proto.Message) error
 }
 
 type arrival struct {
@@ -59,6 +63,10 @@ type answer struct {
 	messages []proto.Message
 	code     codes.Code
 	text     string
+	// split names the revisions that came in several messages which did not say so.
+	split string
+	// spoken is the answer as it came in JSON, if it did.
+	spoken *spoken
 }
 
 func failed(err error) answer {
@@ -120,6 +128,9 @@ func (s *side) run(step *Step) (answer, error) {
 		return open.events(step.Count), nil
 	case step.Silent != "":
 		return open.silence(time.Duration(step.Milliseconds) * time.Millisecond), nil
+	case open.post != nil:
+		open.cancel()
+		return answer{}, nil
 	default:
 		return answer{}, open.stream.CloseSend()
 	}
@@ -131,12 +142,17 @@ func (s *side) context(step *Step) (context.Context, context.CancelFunc) {
 		ctx, cancel = context.WithTimeout(context.Background(), callTime)
 	}
 	for name, value := range step.Metadata {
-		if saved, isSaved := strings.CutPrefix(value, "$"); isSaved {
-			value = s.texts[saved]
-		}
-		ctx = metadata.AppendToOutgoingContext(ctx, name, value)
+		ctx = metadata.AppendToOutgoingContext(ctx, name, s.value(value))
 	}
 	return ctx, cancel
+}
+
+// value is a piece of metadata: itself, or what was saved under "$name".
+func (s *side) value(text string) string {
+	if saved, isSaved := strings.CutPrefix(text, "$"); isSaved {
+		return s.texts[saved]
+	}
+	return text
 }
 
 func (s *side) call(step *Step) (answer, error) {
@@ -157,9 +173,16 @@ func (s *side) call(step *Step) (answer, error) {
 	}
 	ctx, cancel := s.context(step)
 	defer cancel()
-	if m.IsStreamingServer() {
+	answered := answer{messages: []proto.Message{got}}
+	switch {
+	case s.pages != "":
+		answered, err = s.ask(ctx, m, step, request, got)
+		if err != nil || answered.code != codes.OK {
+			return answered, err
+		}
+	case m.IsStreamingServer():
 		err = s.gather(ctx, path(m), request, got)
-	} else {
+	default:
 		err = s.connection.Invoke(ctx, path(m), request, got)
 	}
 	if err != nil {
@@ -175,7 +198,7 @@ func (s *side) call(step *Step) (answer, error) {
 			return answer{}, fmt.Errorf("%w, in %s", err, asJSON(got))
 		}
 	}
-	return answer{messages: []proto.Message{got}}, nil
+	return answered, nil
 }
 
 // gather merges the chunks of an answer that comes as a stream: where to cut is up to the server.
@@ -213,14 +236,20 @@ func (s *side) open(step *Step) error {
 		return err
 	}
 	ctx, cancel := s.context(step)
+	open := &openStream{call: step.Call, cancel: cancel, arrived: make(chan arrival, unreadMax)}
+	s.streams[step.Open] = open
+	if s.pages != "" {
+		// It begins with its one request.
+		open.post = func(request proto.Message) error { return s.follow(ctx, m, step, request, open) }
+		return nil
+	}
 	stream, err := s.connection.NewStream(ctx,
 		&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, path(m))
 	if err != nil {
 		cancel()
 		return err
 	}
-	open := &openStream{stream, cancel, step.Call, make(chan arrival, unreadMax)}
-	s.streams[step.Open] = open
+	open.stream = stream
 	go func() {
 		for {
 			message, err := newMessage(m.Output())
@@ -248,6 +277,9 @@ func (s *side) send(open *openStream, step *Step) error {
 	}
 	if err := fill(request.ProtoReflect(), step.Request, s.vars); err != nil {
 		return err
+	}
+	if open.post != nil {
+		return open.post(request)
 	}
 	// That the server has ended the stream is seen where the script receives.
 	if err := open.stream.SendMsg(request); err != nil && !errors.Is(err, io.EOF) {
@@ -286,12 +318,13 @@ func (o *openStream) receive(count int) answer {
 // events waits for so many events, and says of each watch which it had in which order; how they
 // are put together into messages is up to the server.
 func (o *openStream) events(count int) answer {
-	byWatch := map[int64]*pb.WatchResponse{}
+	byWatch, whole := map[int64]*pb.WatchResponse{}, map[int64]bool{}
 	var got answer
 	for had := 0; had < count; {
 		message, err := o.next(callTime)
 		if err != nil {
-			got = ending(err)
+			ended := ending(err)
+			got.code, got.text = ended.code, ended.text
 			break
 		}
 		response, isWatch := message.(*pb.WatchResponse)
@@ -304,6 +337,13 @@ func (o *openStream) events(count int) answer {
 			of = &pb.WatchResponse{WatchId: response.WatchId}
 			byWatch[response.WatchId] = of
 		}
+		if last := len(of.Events) - 1; last >= 0 && whole[response.WatchId] {
+			before, next := of.Events[last].Kv.ModRevision, response.Events[0].Kv.ModRevision
+			if before == next {
+				got.split += fmt.Sprintf("watch %d, key %q; ", response.WatchId, response.Events[0].Kv.Key)
+			}
+		}
+		whole[response.WatchId] = !response.Fragment
 		of.Events = append(of.Events, response.Events...)
 		had += len(response.Events)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // checkTime is how long one check may take.
-const checkTime = 40 * time.Second
+const checkTime = 120 * time.Second
 
 // check is one promise of the client that needs the server.
 type check struct {
