@@ -2,7 +2,7 @@
 //!
 //! Covered: revision and clock; the newest version of every key in the span; sessions with what
 //! they remember; leases with what is attached, locks with their queues, the expiry index; truth,
-//! compacted revision, marks and alarms. Left out, since replicas with the same state may differ in
+//! compacted revision, marks, alarms, users and roles. Left out, since replicas with the same state may differ in
 //! it: old versions (compaction drops them when it likes), record numbers, how answers lie in
 //! chunks, and where in the log the state stands.
 
@@ -16,9 +16,11 @@ use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Result;
+use crate::auth::AuthStore;
 use crate::reader::Published;
 use crate::records::{
-    AlarmsRecord, ChunkRecord, Remembered, SessionRecord, session_from_key, unseal,
+    AlarmsRecord, AuthRecord, AuthRoleRecord, AuthUserRecord, ChunkRecord, Remembered,
+    SessionRecord, session_from_key, unseal,
 };
 
 /// The hash of the state an engine has at `point`.
@@ -32,6 +34,9 @@ pub(crate) fn state_hash(engine: &Engine, point: ReadPoint, published: &Publishe
     }
     if !published.alarms.is_empty() {
         field(&mut hash, &AlarmsRecord::of(&published.alarms).encode_to_vec());
+    }
+    if !published.auth.is_fresh() {
+        users(&mut hash, &published.auth);
     }
     if let Some(truth) = published.truth {
         field(&mut hash, &truth.to_configure().encode_to_vec());
@@ -55,6 +60,19 @@ pub(crate) fn state_hash(engine: &Engine, point: ReadPoint, published: &Publishe
     }
     sessions(&mut hash, engine, point)?;
     Ok(hash.digest())
+}
+
+/// Users and roles, by name.
+fn users(hash: &mut Xxh3, auth: &AuthStore) {
+    field(hash, &AuthRecord::of(auth).encode_to_vec());
+    for (name, user) in auth.users() {
+        field(hash, name.as_bytes());
+        field(hash, &AuthUserRecord::of(user).encode_to_vec());
+    }
+    for (name, role) in auth.roles() {
+        field(hash, name.as_bytes());
+        field(hash, &AuthRoleRecord::of(role).encode_to_vec());
+    }
 }
 
 /// Sessions in order, each with the answers at or above its watermark, by number.

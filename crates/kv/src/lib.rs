@@ -2,7 +2,7 @@
 //!
 //! Owns: the commands of a range and their bytes, revisions, conditions and transactions, TTL by
 //! range time, leases, locks with fencing tokens, client sessions, history and its marks, watch
-//! events, and how all of it is laid out in the engine's families.
+//! events, users and what they may, and how all of it is laid out in the engine's families.
 //! Must never know: openraft, tonic, a wall clock, randomness, floating point, the network.
 //! Invariants:
 //! * The state after an entry depends on the entries up to it alone: not on how they were cut
@@ -16,6 +16,7 @@
 //! Source: the exactly-once table follows Raft thesis §6.3; revisions follow etcd's data model.
 
 mod apply;
+pub mod auth;
 pub mod command;
 mod decode;
 mod entry;
@@ -34,6 +35,7 @@ mod truth;
 mod validate;
 mod working;
 
+pub use auth::{AuthAccess, AuthAnswer, AuthRefusal, AuthStore, AuthUser};
 pub use command::{Command, Envelope, Item, Operation};
 pub use entry::{Entry, record_expires_at_ms};
 pub use error::Error;

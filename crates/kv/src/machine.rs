@@ -1,23 +1,25 @@
 //! The state machine: entries in, outcomes and events out.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use holdfast_env::defect;
-use holdfast_lsm::{Engine, Family};
+use holdfast_lsm::{Engine, Family, ReadPoint};
 use holdfast_model::{LogIndex, RangeEpoch, Revision, Span};
 
 use crate::apply::Applier;
+use crate::auth::{AuthPart, AuthRole, AuthStore};
 use crate::command::Configure;
 use crate::decode::{Body, Decoded, decode};
 use crate::prefetch::Prepared;
 use crate::progress::Progress;
 use crate::reader::{Published, Reader, SharedState, first_due_ms};
 use crate::records::{
-    ALARMS, AlarmsRecord, COMPACTED, Class, CompactedRecord, Floors, MARKS, MarksRecord, TRUTH,
-    unseal,
+    ALARMS, AUTH, AlarmsRecord, AuthRecord, AuthRoleRecord, AuthUserRecord, COMPACTED, Class,
+    CompactedRecord, Floors, MARKS, MarksRecord, TRUTH, auth_part_from_key, auth_parts, unseal,
 };
 use crate::sessions::Sessions;
 use crate::working::Working;
@@ -132,6 +134,9 @@ impl StateMachine {
             let record: AlarmsRecord = unseal("meta", value)?;
             published.alarms = record.alarms()?;
         }
+        if let Some(value) = meta(&AUTH)? {
+            published.auth = Arc::new(self.load_auth(unseal("meta", value)?, point)?);
+        }
         self.engine.set_watermark(published.compacted);
         self.shared.published.store(Arc::new(published));
         self.sessions = Sessions::load(&self.engine, point)?;
@@ -140,6 +145,27 @@ impl StateMachine {
         self.unindexed = 0;
         self.publish_counters();
         Ok(())
+    }
+
+    fn load_auth(&self, state: AuthRecord, point: ReadPoint) -> Result<AuthStore> {
+        let mut auth = state.store()?;
+        let (first, last) = auth_parts();
+        let bounds = (Bound::Included(first), Bound::Excluded(last));
+        for found in self.engine.scan(Family::Meta, bounds, point, false)? {
+            let (key, record) = found?;
+            match auth_part_from_key(&key)? {
+                AuthPart::User(name) => {
+                    let record: AuthUserRecord = unseal("meta", record.value)?;
+                    auth.set_user(&name, Some(record.user()));
+                }
+                AuthPart::Role(name) => {
+                    let record: AuthRoleRecord = unseal("meta", record.value)?;
+                    auth.set_role(&name, Some(AuthRole::new(record.permissions)));
+                }
+                AuthPart::State => {}
+            }
+        }
+        Ok(auth)
     }
 
     /// How far the state has come.

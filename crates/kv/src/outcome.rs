@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use holdfast_model::{LeaseId, RangeEpoch, Revision};
 
+use crate::auth::{AuthAnswer, AuthRefusal};
 use crate::command::EtcdAlarmKind;
 use crate::{Entry, Truth};
 
@@ -46,6 +47,8 @@ pub enum Outcome {
     },
     /// The alarms that were asked for, or the one that was raised or cleared.
     Alarms(Vec<Alarm>),
+    /// An operation on the users of an etcd keyspace was carried out.
+    EtcdAuth(AuthAnswer),
     /// The range's truth was set.
     Configured(Truth),
     /// Nothing was asked for.
@@ -392,6 +395,9 @@ pub enum Refusal {
         /// The bound.
         limit: u64,
     },
+    /// For the user who asks, or for the state of the users.
+    #[error(transparent)]
+    Auth(#[from] AuthRefusal),
     /// The configuration is older than the range's, or contradicts it.
     #[error("the range is at epoch {epoch} and does not take this configuration")]
     StaleConfiguration {

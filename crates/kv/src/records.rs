@@ -16,6 +16,9 @@
 //! meta     "compacted"                            CompactedRecord
 //! meta     "marks"                                MarksRecord
 //! meta     "etcd/alarms"                          AlarmsRecord
+//! meta     "etcd/auth"                            AuthRecord: absent before the first change
+//! meta     "etcd/auth/role/" ‖ name               AuthRoleRecord
+//! meta     "etcd/auth/user/" ‖ name               AuthUserRecord
 //! ```
 //! Every value that is not empty is one byte of record format (1) and the protobuf of the struct.
 //! Records of the `data` family are drawn in `entry.rs`. The engine keeps checksums.
@@ -25,7 +28,8 @@ use holdfast_lsm::Family;
 use holdfast_model::{ClientId, LeaseId};
 use prost::Message;
 
-use crate::command::EtcdAlarmKind;
+use crate::auth::{AuthPart, AuthRole, AuthStore, AuthUser};
+use crate::command::{AuthPermission, EtcdAlarmKind};
 use crate::{Alarm, Error, Result};
 
 const FORMAT: u8 = 1;
@@ -42,6 +46,10 @@ pub(crate) const COMPACTED: Bytes = Bytes::from_static(b"compacted");
 pub(crate) const MARKS: Bytes = Bytes::from_static(b"marks");
 /// `meta`: alarms of an etcd keyspace.
 pub(crate) const ALARMS: Bytes = Bytes::from_static(b"etcd/alarms");
+/// `meta`: users of an etcd keyspace, as a whole.
+pub(crate) const AUTH: Bytes = Bytes::from_static(b"etcd/auth");
+const AUTH_USER: &[u8] = b"etcd/auth/user/";
+const AUTH_ROLE: &[u8] = b"etcd/auth/role/";
 
 /// Encodes a record.
 pub(crate) fn seal(record: &impl Message) -> Bytes {
@@ -154,6 +162,100 @@ impl AlarmsRecord {
             Ok(Alarm { kind, member: record.member })
         };
         self.alarms.iter().map(alarm).collect()
+    }
+}
+
+/// The users of an etcd keyspace as a whole.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AuthRecord {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Only while users are asked for.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub token_key: Option<Bytes>,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AuthUserRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub password_hash: Bytes,
+    #[prost(bool, tag = "2")]
+    pub no_password: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub roles: Vec<String>,
+    #[prost(uint64, tag = "4")]
+    pub tokens_from: u64,
+}
+
+/// A role.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AuthRoleRecord {
+    /// By key and range end.
+    #[prost(message, repeated, tag = "1")]
+    pub permissions: Vec<AuthPermission>,
+}
+
+impl AuthRecord {
+    /// The record of a store.
+    pub fn of(auth: &AuthStore) -> Self {
+        let token_key = auth.token_key().map(|key| Bytes::copy_from_slice(key));
+        Self { revision: auth.revision(), token_key }
+    }
+
+    /// A store without users and roles.
+    pub fn store(self) -> Result<AuthStore> {
+        const BAD: Error = Error::MalformedRecord { family: "meta", what: "key of tokens" };
+        let key = self.token_key.map(|key| key.as_ref().try_into().map_err(|_| BAD));
+        let token_key = key.transpose()?;
+        Ok(AuthStore::new(self.revision, token_key))
+    }
+}
+
+impl AuthUserRecord {
+    /// The record of a user.
+    pub fn of(user: &AuthUser) -> Self {
+        let AuthUser { password_hash, no_password, roles, tokens_from } = user.clone();
+        Self { password_hash, no_password, roles, tokens_from }
+    }
+
+    /// The user of a record.
+    pub fn user(self) -> AuthUser {
+        let Self { password_hash, no_password, roles, tokens_from } = self;
+        AuthUser { password_hash, no_password, roles, tokens_from }
+    }
+}
+
+impl AuthRoleRecord {
+    /// The record of a role.
+    pub fn of(role: &AuthRole) -> Self {
+        Self { permissions: role.permissions.clone() }
+    }
+}
+
+/// The key of a user's record.
+pub(crate) fn auth_user_key(name: &str) -> Bytes {
+    [AUTH_USER, name.as_bytes()].concat().into()
+}
+
+/// The key of a role's record.
+pub(crate) fn auth_role_key(name: &str) -> Bytes {
+    [AUTH_ROLE, name.as_bytes()].concat().into()
+}
+
+/// The interval of the records of users and roles.
+pub(crate) fn auth_parts() -> (Bytes, Bytes) {
+    (Bytes::from_static(b"etcd/auth/"), Bytes::from_static(b"etcd/auth0"))
+}
+
+/// Reads the key of the record of a user or role.
+pub(crate) fn auth_part_from_key(key: &Bytes) -> Result<AuthPart> {
+    const BAD: Error = Error::MalformedRecord { family: "meta", what: "not a user or role" };
+    let name = |name: &[u8]| std::str::from_utf8(name).map(str::to_owned).map_err(|_| BAD);
+    match (key.strip_prefix(AUTH_USER), key.strip_prefix(AUTH_ROLE)) {
+        (Some(user), _) => Ok(AuthPart::User(name(user)?)),
+        (None, Some(role)) => Ok(AuthPart::Role(name(role)?)),
+        (None, None) => Err(BAD),
     }
 }
 

@@ -177,7 +177,7 @@ impl Sessions {
         if session.record.ended {
             return Err(Refusal::SessionExpired);
         }
-        if session.record.user.as_ref() != user {
+        if !session.belongs_to(user) {
             return Err(Refusal::SessionOwner);
         }
         if session.is_idle(work.clock_ms) {
@@ -237,7 +237,7 @@ impl Sessions {
         work: &mut Working<'_>,
     ) -> std::result::Result<(), Refusal> {
         let session = self.table.get(&client).ok_or(Refusal::SessionExpired)?;
-        if session.record.user.as_ref() != user {
+        if !session.belongs_to(user) {
             return Err(Refusal::SessionOwner);
         }
         if !session.record.ended {
@@ -285,6 +285,12 @@ impl Sessions {
 }
 
 impl Session {
+    /// No user and one without a name are the same: nobody.
+    fn belongs_to(&self, user: Option<&Bytes>) -> bool {
+        let named = |user: Option<&Bytes>| user.filter(|name| !name.is_empty()).cloned();
+        named(self.record.user.as_ref()) == named(user)
+    }
+
     fn is_idle(&self, clock_ms: u64) -> bool {
         self.record.active_at_ms.saturating_add(IDLE_MAX_MS) <= clock_ms
     }

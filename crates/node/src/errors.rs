@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use holdfast_kv::AuthRefusal;
 use holdfast_model::NodeId;
 use holdfast_wire::ErrorInfoExt;
 use holdfast_wire::v1::{ErrorCode, ErrorInfo};
@@ -88,6 +89,9 @@ pub enum ApiError {
     /// Who asks may not do this. Says nothing about what exists.
     #[error("permission denied")]
     PermissionDenied,
+    /// For the user of an etcd keyspace who asks, or for the state its users are in.
+    #[error(transparent)]
+    Auth(AuthRefusal),
     /// Not offered by this version.
     #[error("{0} is not offered by this version")]
     Unimplemented(String),
@@ -284,6 +288,7 @@ impl ApiError {
             Self::NotANumber(_) => ErrorCode::NotANumber,
             Self::Unauthenticated(_) => ErrorCode::Unauthenticated,
             Self::PermissionDenied => ErrorCode::PermissionDenied,
+            Self::Auth(refusal) => code_of(*refusal),
             Self::Unimplemented(_) => ErrorCode::Unimplemented,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DiskFull => ErrorCode::DiskFull,
@@ -311,6 +316,30 @@ impl ApiError {
             Self::Behind { revision } => *revision,
             _ => 0,
         }
+    }
+}
+
+/// The code under which etcd's clients expect a refusal; its text tells the rest.
+fn code_of(refusal: AuthRefusal) -> ErrorCode {
+    use AuthRefusal as R;
+    match refusal {
+        R::PermissionDenied => ErrorCode::PermissionDenied,
+        R::UserEmpty
+        | R::RoleEmpty
+        | R::AuthFailed
+        | R::PermissionNotGiven
+        | R::InvalidAuthManagement
+        | R::AuthOldRevision => ErrorCode::Invalid,
+        R::RootUserNotExist
+        | R::RootRoleNotExist
+        | R::UserAlreadyExist
+        | R::UserNotFound
+        | R::RoleAlreadyExist
+        | R::RoleNotFound
+        | R::RoleNotGranted
+        | R::PermissionNotGranted
+        | R::AuthNotEnabled
+        | R::Full { .. } => ErrorCode::FailedPrecondition,
     }
 }
 

@@ -250,6 +250,7 @@ fn grows(command: &Command) -> bool {
         | Operation::Expire(_)
         | Operation::Compact(_)
         | Operation::Configure(_)
+        | Operation::EtcdAuth(_)
         | Operation::EtcdAlarm(_)
         | Operation::Noop(()) => false,
     };

@@ -87,6 +87,7 @@ fn touches_data(operation: &Operation) -> bool {
         | Operation::SessionClose(_)
         | Operation::Expire(_)
         | Operation::Configure(_)
+        | Operation::EtcdAuth(_)
         | Operation::EtcdAlarm(_)
         | Operation::Noop(()) => false,
     }

@@ -10,6 +10,7 @@
 //!   whether the engine still holds such a key.
 
 mod alarm;
+mod auth;
 mod data;
 mod etcd;
 mod expire;
@@ -19,10 +20,13 @@ mod range;
 mod session;
 mod transaction;
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use holdfast_lsm::{Batch, Family, ReadPoint};
 use holdfast_model::{RangeEpoch, Revision};
 
+use crate::auth::AuthStore;
 use crate::command::{Command, Envelope, Item, Operation, User};
 use crate::progress::{applied_record, membership_record};
 use crate::reader::Published;
@@ -76,6 +80,8 @@ pub(crate) struct Applier<'a> {
     /// By kind and member.
     alarms: Vec<Alarm>,
     alarms_changed: bool,
+    auth: Arc<AuthStore>,
+    auth_changed: bool,
     grants: Vec<LockGrant>,
     /// Index of the entry that is being applied.
     index: u64,
@@ -115,6 +121,8 @@ impl<'a> Applier<'a> {
             marks_changed: false,
             alarms: published.alarms.clone(),
             alarms_changed: false,
+            auth: published.auth.clone(),
+            auth_changed: false,
             grants: Vec::new(),
             index: 0,
             scratch: BytesMut::new(),
@@ -140,11 +148,12 @@ impl<'a> Applier<'a> {
         let is_some = |earliest_ms: &u64| *earliest_ms != u64::MAX;
         let due_ms = Some(self.work.earliest_due_ms).filter(is_some);
         let urgent_due_ms = Some(self.work.earliest_urgent_ms).filter(is_some);
-        let Self { truth, compacted, marks, alarms, .. } = self;
+        let Self { truth, compacted, marks, alarms, auth, .. } = self;
         let changed = self.marks_changed
             || self.truth_changed
             || self.compacted_changed
-            || self.alarms_changed;
+            || self.alarms_changed
+            || self.auth_changed;
         let (batch, events) = self.work.into_batch(last.index.0);
         Changes {
             batch,
@@ -153,7 +162,7 @@ impl<'a> Applier<'a> {
             grants: self.grants,
             truth: truth.filter(|_| self.truth_changed),
             compacted: self.compacted_changed.then_some(compacted),
-            published: changed.then_some(Published { truth, compacted, marks, alarms }),
+            published: changed.then_some(Published { truth, compacted, marks, alarms, auth }),
             due_ms,
             urgent_due_ms,
             floors,
@@ -190,7 +199,13 @@ impl<'a> Applier<'a> {
 
     /// Operations that stand outside sessions, and all others where there is none.
     fn outside_session(&mut self, operation: Operation, user: Option<&User>) -> Step<Outcome> {
+        // Whether a user may change users is judged by the users there are.
+        if let Operation::EtcdAuth(auth) = &operation {
+            return self.etcd_auth(auth, user);
+        }
+        self.check_user(user)?;
         self.check_alarms(&operation)?;
+        self.check_leases(&operation, user)?;
         match operation {
             Operation::Renew(renew) => self.renew(&renew),
             Operation::SessionOpen(open) => self.session_open(&open, user),

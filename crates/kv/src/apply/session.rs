@@ -6,6 +6,7 @@ use holdfast_model::{ClientId, LeaseId, RangeEpoch, Revision};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Applier, Step, Stop, settle};
+use crate::auth::AuthRefusal;
 use crate::command::{
     Item, Operation, SessionClose, SessionKeepAlive, SessionOpen, SessionTag, User,
 };
@@ -37,6 +38,7 @@ mod code {
     pub const LOCK_NOT_HELD: u32 = 74;
     pub const NO_SPACE: u32 = 75;
     pub const CORRUPT: u32 = 76;
+    pub const PERMISSION_DENIED: u32 = 77;
     pub const MALFORMED: u32 = 127;
 }
 
@@ -52,25 +54,32 @@ impl Applier<'_> {
         user: Option<&User>,
     ) -> Result<Vec<Outcome>> {
         let name = user.map(|user| &user.name);
-        let admitted = tag.client_id().ok_or(Refusal::SessionExpired).and_then(|client| {
+        let admitted = self.check_user(user).and_then(|()| {
+            let client = tag.client_id().ok_or(Refusal::SessionExpired)?;
             self.sessions.touch(client, name, tag.watermark, &mut self.work)?;
             Ok(client)
         });
         match admitted {
-            Ok(client) => items.into_iter().map(|item| self.tagged_item(client, item)).collect(),
+            Ok(client) => {
+                items.into_iter().map(|item| self.tagged_item(client, item, user)).collect()
+            }
             Err(refusal) => Ok(items.iter().map(|_| Outcome::Refused(refusal)).collect()),
         }
     }
 
-    fn tagged_item(&mut self, client: ClientId, item: Item) -> Result<Outcome> {
+    fn tagged_item(
+        &mut self,
+        client: ClientId,
+        item: Item,
+        user: Option<&User>,
+    ) -> Result<Outcome> {
         let Item { seq, operation: Some(operation) } = item else {
             return Ok(Outcome::Refused(Refusal::Malformed { what: "operation is missing" }));
         };
         let payload = self.payload(&operation);
         match self.sessions.verdict(client, seq, payload) {
             Ok(Verdict::Execute) => {
-                let checked = self.check_alarms(&operation).map_err(Stop::Refused);
-                let outcome = settle(checked.and_then(|()| self.mutation(&operation)))?;
+                let outcome = settle(self.checked_mutation(&operation, user))?;
                 if let Some(answer) = self.answer(&outcome) {
                     let remembered = Remembered { seq, payload, answer };
                     self.sessions.remember(client, self.index, remembered);
@@ -83,6 +92,12 @@ impl Applier<'_> {
             }
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }
+    }
+
+    fn checked_mutation(&mut self, operation: &Operation, user: Option<&User>) -> Step<Outcome> {
+        self.check_alarms(operation)?;
+        self.check_leases(operation, user)?;
+        self.mutation(operation)
     }
 
     /// What identifies an operation's payload: a hash of its bytes.
@@ -289,6 +304,7 @@ fn refused(refusal: &Refusal) -> (u32, u64) {
         Refusal::LockNotHeld => (code::LOCK_NOT_HELD, 0),
         Refusal::NoSpace => (code::NO_SPACE, 0),
         Refusal::Corrupt => (code::CORRUPT, 0),
+        Refusal::Auth(AuthRefusal::PermissionDenied) => (code::PERMISSION_DENIED, 0),
         Refusal::Malformed { .. }
         | Refusal::SessionExpired
         | Refusal::SessionStale { .. }
@@ -300,6 +316,7 @@ fn refused(refusal: &Refusal) -> (u32, u64) {
         | Refusal::Compacted { .. }
         | Refusal::FutureRevision { .. }
         | Refusal::TooManyAlarms { .. }
+        | Refusal::Auth(_)
         | Refusal::StaleConfiguration { .. } => (code::MALFORMED, 0),
     }
 }
@@ -321,6 +338,7 @@ fn refusal(answer: &Answer) -> Refusal {
         code::LOCK_NOT_HELD => Refusal::LockNotHeld,
         code::NO_SPACE => Refusal::NoSpace,
         code::CORRUPT => Refusal::Corrupt,
+        code::PERMISSION_DENIED => AuthRefusal::PermissionDenied.into(),
         _ => Refusal::Malformed { what: "remembered as malformed" },
     }
 }

@@ -10,6 +10,7 @@
 //!   or a changed meaning, comes with a raised [`APPLY_VERSION`], which does the same.
 
 mod alarm;
+mod auth;
 mod data;
 mod etcd;
 mod lease;
@@ -23,6 +24,10 @@ use holdfast_model::ClientId;
 use prost::Message;
 
 pub use alarm::{EtcdAlarm, EtcdAlarmAction, EtcdAlarmKind};
+pub use auth::{
+    AUTH_TOKEN_KEY_BYTES, AuthEnable, AuthName, AuthPermission, AuthRoleGrant, AuthRoleRevoke,
+    AuthUserAdd, AuthUserChangePassword, AuthUserRole, AuthVerb, EtcdAuth, EtcdAuthChange,
+};
 pub use data::{Condition, Delete, DeleteRange, Increment, Put};
 pub use etcd::{
     ETCD_DEPTH_MAX, EtcdCompare, EtcdDelete, EtcdKeys, EtcdOperation, EtcdOrder, EtcdPut,
@@ -91,7 +96,7 @@ pub struct Command {
     /// The operations, one revision and one outcome each.
     #[prost(message, repeated, tag = "2")]
     pub items: Vec<Item>,
-    /// Who asked; none where the cluster has no users.
+    /// Who asked; none where the cluster has no users, and of what the range does by itself.
     #[prost(message, optional, tag = "3")]
     pub user: Option<User>,
 }
@@ -160,7 +165,7 @@ impl SessionTag {
 /// Who asked for a command.
 #[derive(Clone, PartialEq, Message)]
 pub struct User {
-    /// The user's name; sessions are bound to it.
+    /// The user's name; sessions are bound to it. An empty one is nobody's.
     #[prost(bytes = "bytes", tag = "1")]
     pub name: Bytes,
     /// Revision of the authorization rules under which the command was admitted.
@@ -177,7 +182,7 @@ pub struct Item {
     /// What to do. Decodes to `None` where this build does not know the operation.
     #[prost(
         oneof = "Operation",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub operation: Option<Operation>,
 }
@@ -242,6 +247,9 @@ pub enum Operation {
     /// A transaction as etcd means it.
     #[prost(message, tag = "20")]
     Etcd(EtcdTxn),
+    /// Changes or tells users, roles and permissions of an etcd keyspace.
+    #[prost(message, tag = "21")]
+    EtcdAuth(EtcdAuth),
     /// Lists, raises or clears alarms of an etcd keyspace.
     #[prost(message, tag = "22")]
     EtcdAlarm(EtcdAlarm),
@@ -281,6 +289,7 @@ operation_from!(
     Expire,
     Compact,
     Configure,
+    EtcdAuth,
     EtcdAlarm,
 );
 

@@ -29,6 +29,7 @@ pub use history_hash::HistoryHash;
 pub use pages::{CountPage, Page, ScanRequest};
 
 use crate::apply::compactable;
+use crate::auth::AuthStore;
 use crate::command::EtcdAlarmKind;
 use crate::progress::at_least_one;
 use crate::records::{Class, Due, Floors, Mark};
@@ -46,6 +47,7 @@ pub(crate) struct Published {
     pub marks: Vec<Mark>,
     /// By kind and member.
     pub alarms: Vec<EtcdAlarm>,
+    pub auth: Arc<AuthStore>,
 }
 
 /// What machine and readers share.
@@ -156,6 +158,22 @@ impl Reader {
     pub fn is_corrupt(&self) -> bool {
         let published = self.shared.published.load();
         published.alarms.last().is_some_and(|worst| worst.kind == EtcdAlarmKind::Corrupt)
+    }
+
+    /// The users of the range's keyspace, and what they may.
+    ///
+    /// Look at the revision again after a read that was allowed by them: it may have seen a later
+    /// state, of later rules. Cost: one look.
+    ///
+    /// # Errors
+    /// [`Error::WrongSpan`] before the first configuration, and while a snapshot takes the state's
+    /// place: nothing is known of users then, and nothing is served.
+    pub fn auth(&self) -> Result<Arc<AuthStore>> {
+        let published = self.shared.published.load();
+        match published.truth {
+            Some(_) => Ok(published.auth.clone()),
+            None => Err(Error::WrongSpan { epoch: RangeEpoch(0) }),
+        }
     }
 
     /// The revision the range's history allows to compact to at range time `now_ms`; what a

@@ -1,5 +1,6 @@
 //! What is refused before anything is proposed: sizes, counts and contradictions.
 
+mod auth;
 mod etcd;
 
 use std::time::Duration;
@@ -146,6 +147,7 @@ impl Limits {
             Operation::Increment(increment) => self.increment(increment),
             Operation::Txn(txn) => self.txn(txn),
             Operation::Etcd(txn) => self.etcd(txn),
+            Operation::EtcdAuth(auth) => self.etcd_auth(auth),
             Operation::LeaseGrant(grant) => {
                 lease(grant.id)?;
                 self.ttl(grant.ttl_ms, self.lease_ttl_max)

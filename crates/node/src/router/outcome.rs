@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_kv as kv;
-use holdfast_kv::command::EtcdAlarmKind;
+use holdfast_kv::command::{AuthPermission, EtcdAlarmKind};
 use holdfast_model::{LeaseId, Revision};
 use holdfast_wire::peer::v1::{self as peer, forward_outcome::Kind};
 use holdfast_wire::v1;
@@ -44,6 +44,7 @@ pub(crate) fn refused(refusal: &kv::Refusal) -> ApiError {
         R::LeaseFull { .. } | R::StaleConfiguration { .. } | R::TooManyAlarms { .. } => {
             ApiError::FailedPrecondition(text)
         }
+        R::Auth(refusal) => ApiError::Auth(refusal),
         R::NoSpace => ApiError::DiskFull,
         R::Corrupt => ApiError::Corrupt,
         R::LockNotHeld => ApiError::LockNotHeld,
@@ -106,6 +107,7 @@ fn kind_of(outcome: kv::Outcome) -> Kind {
             let alarms = alarms.into_iter().map(alarm_message).collect();
             Kind::Alarms(peer::ForwardAlarms { alarms })
         }
+        kv::Outcome::EtcdAuth(answer) => Kind::Auth(auth_message(answer)),
         kv::Outcome::Refused(refusal) => Kind::Refused(refused(&refusal).info()),
         kv::Outcome::Expired { .. } | kv::Outcome::Configured(_) | kv::Outcome::Noop => {
             let text = "outcome of a range's own operation was forwarded";
@@ -156,6 +158,7 @@ pub(crate) fn from_message(message: peer::ForwardOutcome) -> ItemResult {
         Kind::Alarms(alarms) => kv::Outcome::Alarms(
             alarms.alarms.into_iter().map(alarm_from).collect::<Result<_, _>>()?,
         ),
+        Kind::Auth(answer) => kv::Outcome::EtcdAuth(auth_from(answer)?),
         Kind::Refused(info) => return Err(errors::from_info(info)),
     })
 }
@@ -292,6 +295,53 @@ fn alarm_from(message: peer::ForwardAlarm) -> Result<kv::Alarm, ApiError> {
     Ok(kv::Alarm { kind, member: message.member_id })
 }
 
+fn auth_message(answer: kv::AuthAnswer) -> peer::ForwardAuth {
+    use peer::forward_auth::Kind;
+    let of = |kind: Kind| peer::ForwardAuth { kind: kind.into(), ..Default::default() };
+    match answer {
+        kv::AuthAnswer::Done => of(Kind::Done),
+        kv::AuthAnswer::Status { enabled, revision } => {
+            peer::ForwardAuth { enabled, revision, ..of(Kind::Status) }
+        }
+        kv::AuthAnswer::User { roles } => peer::ForwardAuth { names: roles, ..of(Kind::User) },
+        kv::AuthAnswer::Role { permissions } => {
+            let permissions = permissions.into_iter().map(permission_message).collect();
+            peer::ForwardAuth { permissions, ..of(Kind::Role) }
+        }
+        kv::AuthAnswer::Names(names) => peer::ForwardAuth { names, ..of(Kind::Names) },
+    }
+}
+
+fn auth_from(message: peer::ForwardAuth) -> Result<kv::AuthAnswer, ApiError> {
+    use peer::forward_auth::Kind;
+    let kind = message.kind();
+    let peer::ForwardAuth { enabled, revision, names, permissions, .. } = message;
+    Ok(match kind {
+        Kind::Done => kv::AuthAnswer::Done,
+        Kind::Status => kv::AuthAnswer::Status { enabled, revision },
+        Kind::User => kv::AuthAnswer::User { roles: names },
+        Kind::Role => {
+            let permissions = permissions.into_iter().map(permission_from);
+            kv::AuthAnswer::Role { permissions: permissions.collect::<Result<_, _>>()? }
+        }
+        Kind::Names => kv::AuthAnswer::Names(names),
+        Kind::Unspecified => {
+            return Err(ApiError::Internal("a forwarded answer of an unknown kind".into()));
+        }
+    })
+}
+
+fn permission_message(permission: AuthPermission) -> peer::ForwardPermission {
+    let AuthPermission { verb, key, range_end } = permission;
+    peer::ForwardPermission { verb: verb.unsigned_abs(), key, range_end }
+}
+
+fn permission_from(message: peer::ForwardPermission) -> Result<AuthPermission, ApiError> {
+    let peer::ForwardPermission { verb, key, range_end } = message;
+    let unknown = |_| ApiError::Internal("a forwarded permission of an unknown kind".into());
+    Ok(AuthPermission { verb: i32::try_from(verb).map_err(unknown)?, key, range_end })
+}
+
 fn renewal_message(renewal: kv::Renewal) -> peer::ForwardRenewal {
     let kv::Renewal { id, ttl_ms, expires_at_ms } = renewal;
     peer::ForwardRenewal { id: id.0, ttl_ms, expires_at_ms }
@@ -397,6 +447,20 @@ mod tests {
         kv::EtcdOutcome { succeeded: true, revision, changed: true, results }
     }
 
+    fn auth_answers() -> impl Iterator<Item = kv::AuthAnswer> {
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let (key, range_end) = ("k".into(), "\0".into());
+        let permissions = vec![AuthPermission { verb: 2, key, range_end }];
+        let answers = [
+            kv::AuthAnswer::Done,
+            kv::AuthAnswer::Status { enabled: true, revision: 7 },
+            kv::AuthAnswer::User { roles: names.clone() },
+            kv::AuthAnswer::Role { permissions },
+            kv::AuthAnswer::Names(names),
+        ];
+        answers.into_iter()
+    }
+
     fn outcomes() -> Vec<kv::Outcome> {
         let steps = vec![
             kv::TxnResult::Get(Some(entry())),
@@ -455,6 +519,9 @@ mod tests {
             kv::Outcome::Compacted { oldest: Revision(4) },
             kv::Outcome::Alarms(vec![kv::Alarm { kind: EtcdAlarmKind::Corrupt, member: 9 }]),
         ]
+        .into_iter()
+        .chain(auth_answers().map(kv::Outcome::EtcdAuth))
+        .collect()
     }
 
     #[test]
@@ -474,6 +541,8 @@ mod tests {
             kv::Refusal::LockNotHeld,
             kv::Refusal::Overflow,
             kv::Refusal::WrongSpan { epoch: holdfast_model::RangeEpoch(3) },
+            kv::Refusal::Auth(kv::AuthRefusal::UserNotFound),
+            kv::Refusal::Auth(kv::AuthRefusal::AuthOldRevision),
         ];
         for refusal in refusals {
             let here = refused(&refusal);

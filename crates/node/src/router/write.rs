@@ -35,7 +35,9 @@ impl Gateway {
         self.fits_kind(&keyspace, &operation)?;
         let place = match &operation {
             kv::Operation::Txn(txn) => self.place_of_txn(&keyspace, txn)?,
-            kv::Operation::Etcd(_) | kv::Operation::EtcdAlarm(_) => self.etcd_range(&keyspace)?,
+            kv::Operation::Etcd(_) | kv::Operation::EtcdAuth(_) | kv::Operation::EtcdAlarm(_) => {
+                self.etcd_range(&keyspace)?
+            }
             kv::Operation::Compact(_) => self.only_range(&keyspace)?,
             other => Place::Position { keyspace: &keyspace, position: position(key_of(other)?) },
         };
@@ -91,7 +93,9 @@ impl Gateway {
             kv::Operation::EtcdAlarm(alarm) if alarm.action() == EtcdAlarmAction::List => {
                 self.allow(call, Verb::Observe, keyspace, Keys::None)
             }
-            kv::Operation::Compact(_) | kv::Operation::EtcdAlarm(_) => {
+            kv::Operation::Compact(_)
+            | kv::Operation::EtcdAuth(_)
+            | kv::Operation::EtcdAlarm(_) => {
                 self.allow(call, Verb::Administer, keyspace, Keys::None)
             }
             other => self.allow(call, Verb::Write, keyspace, Keys::One(key_of(other)?)),

@@ -1,9 +1,10 @@
 //! Outcomes, events and entries as scripts show them.
 
 use bytes::Bytes;
+use holdfast_kv::command::AuthPermission;
 use holdfast_kv::{
-    Entry, Event, EventKind, LeaseInfo, LockStanding, LockState, Outcome, Previous, RevisionEvents,
-    TxnResult,
+    AuthAnswer, Entry, Event, EventKind, LeaseInfo, LockStanding, LockState, Outcome, Previous,
+    RevisionEvents, TxnResult,
 };
 
 pub fn text(bytes: &Bytes) -> String {
@@ -71,10 +72,32 @@ pub fn outcome(outcome: &Outcome) -> String {
         }
         Outcome::Compacted { oldest } => format!("compacted, oldest {oldest}"),
         Outcome::Alarms(alarms) => format!("alarms {alarms:?}"),
+        Outcome::EtcdAuth(answer) => format!("users: {}", users(answer)),
         Outcome::Configured(truth) => format!("configured {} epoch {}", truth.span, truth.epoch),
         Outcome::Noop => "nothing".into(),
         Outcome::Refused(refusal) => format!("refused: {refusal}"),
     }
+}
+
+fn users(answer: &AuthAnswer) -> String {
+    let names = |names: &[String]| format!("[{}]", names.join(" "));
+    match answer {
+        AuthAnswer::Done => "done".into(),
+        AuthAnswer::Status { enabled, revision } => {
+            format!("{} at {revision}", if *enabled { "enabled" } else { "disabled" })
+        }
+        AuthAnswer::User { roles } => format!("roles {}", names(roles)),
+        AuthAnswer::Role { permissions } => {
+            let shown: Vec<String> = permissions.iter().map(permission).collect();
+            format!("permissions {}", names(&shown))
+        }
+        AuthAnswer::Names(all) => names(all),
+    }
+}
+
+fn permission(permission: &AuthPermission) -> String {
+    let (key, end) = (text(&permission.key), text(&permission.range_end));
+    format!("{:?}:{key}..{end}", permission.verb())
 }
 
 fn result(result: &TxnResult) -> String {
