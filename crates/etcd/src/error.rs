@@ -168,7 +168,7 @@ impl From<EtcdError> for Status {
 }
 
 /// What a failed call means to etcd's clients: one of its errors where it has one for it, else our
-/// own text under the code it would have.
+/// own text under the code it would have. Refusals for users have etcd's texts from the start.
 pub fn error_of(error: &ApiError) -> Status {
     let info = error.info();
     let known = match info.code() {
@@ -196,6 +196,8 @@ pub fn error_of(error: &ApiError) -> Status {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use holdfast_kv::AuthRefusal;
 
     use super::*;
 
@@ -225,6 +227,37 @@ mod tests {
             let status = error_of(&given);
             assert_eq!(status.code(), expected.code(), "{given:?}");
             assert_eq!(status.message(), expected.to_string());
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_a_user_becomes_the_error_its_clients_look_for() {
+        use AuthRefusal as R;
+        let cases = [
+            (R::RootUserNotExist, EtcdError::RootUserNotExist),
+            (R::RootRoleNotExist, EtcdError::RootRoleNotExist),
+            (R::UserAlreadyExist, EtcdError::UserExists),
+            (R::UserEmpty, EtcdError::UserEmpty),
+            (R::UserNotFound, EtcdError::UserNotFound),
+            (R::RoleAlreadyExist, EtcdError::RoleExists),
+            (R::RoleNotFound, EtcdError::RoleNotFound),
+            (R::RoleEmpty, EtcdError::RoleEmpty),
+            (R::AuthFailed, EtcdError::AuthFailed),
+            (R::PermissionNotGiven, EtcdError::PermissionNotGiven),
+            (R::PermissionDenied, EtcdError::PermissionDenied),
+            (R::RoleNotGranted, EtcdError::RoleNotGranted),
+            (R::PermissionNotGranted, EtcdError::PermissionNotGranted),
+            (R::AuthNotEnabled, EtcdError::AuthNotEnabled),
+            (R::InvalidAuthManagement, EtcdError::InvalidAuthManagement),
+            (R::AuthOldRevision, EtcdError::AuthOldRevision),
+        ];
+        for (refusal, expected) in cases {
+            let forwarded = ApiError::Forwarded(Box::new(ApiError::Auth(refusal).info()));
+            for given in [ApiError::Auth(refusal), forwarded] {
+                let status = error_of(&given);
+                assert_eq!(status.code(), expected.code(), "{given:?}");
+                assert_eq!(status.message(), expected.to_string());
+            }
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Covered: revision and clock; the newest version of every key in the span; sessions with what
 //! they remember; leases with what is attached, locks with their queues, the expiry index; truth,
-//! compacted revision, marks, alarms, users and roles. Left out, since replicas with the same state may differ in
-//! it: old versions (compaction drops them when it likes), record numbers, how answers lie in
-//! chunks, and where in the log the state stands.
+//! compacted revision, marks, alarms, users and roles. Left out, since replicas with the same state
+//! may differ in it: old versions (compaction drops them when it likes), record numbers, how
+//! answers lie in chunks, and where in the log the state stands.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

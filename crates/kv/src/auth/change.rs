@@ -292,3 +292,91 @@ fn owned(bytes: &Bytes) -> Bytes {
 fn at_most(what: &'static str, limit: usize, wanted: usize) -> Checked {
     if wanted <= limit { Ok(()) } else { Err(AuthRefusal::Full { what, limit: limit as u64 }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::AuthName;
+
+    type Named = fn(String) -> EtcdAuthChange;
+
+    fn add(name: String) -> EtcdAuthChange {
+        EtcdAuthChange::UserAdd(AuthUserAdd { name, ..AuthUserAdd::default() })
+    }
+
+    fn role(name: String) -> EtcdAuthChange {
+        EtcdAuthChange::RoleAdd(AuthName { name })
+    }
+
+    fn grant(key: String) -> EtcdAuthChange {
+        let permission = AuthPermission { key: key.into(), ..AuthPermission::default() };
+        let grant = AuthRoleGrant { role: "0".into(), permission: Some(permission) };
+        EtcdAuthChange::RoleGrantPermission(grant)
+    }
+
+    #[test]
+    fn there_are_only_so_many_users_roles_and_permissions() {
+        let mut store = AuthStore::default();
+        let mut touched = BTreeSet::new();
+        let kinds: [(Named, usize); 3] =
+            [(add, AUTH_USERS_MAX), (role, AUTH_ROLES_MAX), (grant, AUTH_ROLE_PERMISSIONS_MAX)];
+        for (change, most) in kinds {
+            for name in 0..most {
+                let done = store.change(&change(name.to_string()), &mut touched);
+                assert_eq!(done, Ok(AuthAnswer::Done));
+            }
+            let before = store.clone();
+            let refused = store.change(&change(most.to_string()), &mut touched);
+            assert!(
+                matches!(refused, Err(AuthRefusal::Full { limit, .. }) if limit == most as u64)
+            );
+            assert!(store == before);
+        }
+        assert_eq!(store.change(&grant("7".into()), &mut touched), Ok(AuthAnswer::Done));
+    }
+
+    #[test]
+    fn a_store_that_weighs_what_it_may_takes_nothing_more_until_something_goes() {
+        let mut store = AuthStore::default();
+        let mut touched = BTreeSet::new();
+        for change in [add("ann".into()), role("0".into())] {
+            assert_eq!(store.change(&change, &mut touched), Ok(AuthAnswer::Done));
+        }
+        let weighs = store.bytes;
+        store.bytes = AUTH_BYTES_MAX;
+        let pair = AuthUserRole { user: "ann".into(), role: "0".into() };
+        let full = [
+            add("bob".into()),
+            role("1".into()),
+            grant("k".into()),
+            EtcdAuthChange::UserGrantRole(pair),
+        ];
+        for change in full {
+            let refused = store.change(&change, &mut touched);
+            assert!(matches!(refused, Err(AuthRefusal::Full { limit: AUTH_BYTES_MAX, .. })));
+        }
+        let delete = |name: &str| AuthName { name: name.into() };
+        let gone =
+            [EtcdAuthChange::UserDelete(delete("ann")), EtcdAuthChange::RoleDelete(delete("0"))];
+        for change in gone {
+            assert_eq!(store.change(&change, &mut touched), Ok(AuthAnswer::Done));
+        }
+        assert_eq!(store.bytes, AUTH_BYTES_MAX - weighs, "what goes is counted as it came");
+        assert_eq!(store.change(&add("bob".into()), &mut touched), Ok(AuthAnswer::Done));
+    }
+
+    #[test]
+    fn a_permission_for_no_key_is_none() {
+        let permission = |key: &'static str, end: &'static str| AuthPermission {
+            verb: 0,
+            key: key.into(),
+            range_end: end.into(),
+        };
+        for (key, end) in [("a", ""), ("a", "b"), ("a", "\0"), ("\0", "\0"), ("a", "a\0")] {
+            assert!(is_for_some_key(&permission(key, end)));
+        }
+        for (key, end) in [("", ""), ("", "b"), ("", "\0"), ("b", "a"), ("b", "b")] {
+            assert!(!is_for_some_key(&permission(key, end)));
+        }
+    }
+}

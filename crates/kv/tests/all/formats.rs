@@ -8,7 +8,7 @@ use bytes::Bytes;
 use holdfast_env::Disk;
 use holdfast_env::real::RealDisk;
 use holdfast_kv::command::*;
-use holdfast_kv::{Kind, Operation};
+use holdfast_kv::{AuthAnswer, Kind, Operation, Outcome};
 use holdfast_lsm::Family;
 use holdfast_model::{ClientId, History, Span};
 use prost::Message;
@@ -97,6 +97,71 @@ fn operations() -> Vec<(&'static str, Operation)> {
         ("etcd", etcd_transaction().into()),
         ("etcd_alarm", alarm().into()),
     ]
+    .into_iter()
+    .chain(auth().into_iter().map(|(name, change)| (name, EtcdAuth::from(change).into())))
+    .collect()
+}
+
+/// Every operation on users, every field set.
+fn auth() -> Vec<(&'static str, EtcdAuthChange)> {
+    let bytes = Bytes::from_static;
+    let name = || AuthName { name: "ann".into() };
+    let role = || "r".to_owned();
+    let pair = || AuthUserRole { user: "ann".into(), role: role() };
+    let (key, range_end) = (bytes(b"k"), bytes(b"l"));
+    let grant = AuthPermission { verb: 2, key: key.clone(), range_end: range_end.clone() };
+    let add = AuthUserAdd { name: "ann".into(), password_hash: bytes(b"hash"), no_password: true };
+    let password = AuthUserChangePassword { name: "ann".into(), password_hash: bytes(b"other") };
+    vec![
+        ("auth_enable", EtcdAuthChange::Enable(AuthEnable { token_key: bytes(&[7; 32]) })),
+        ("auth_disable", EtcdAuthChange::Disable(())),
+        ("auth_status", EtcdAuthChange::Status(())),
+        ("auth_user_add", EtcdAuthChange::UserAdd(add)),
+        ("auth_user_get", EtcdAuthChange::UserGet(name())),
+        ("auth_user_list", EtcdAuthChange::UserList(())),
+        ("auth_user_delete", EtcdAuthChange::UserDelete(name())),
+        ("auth_user_change_password", EtcdAuthChange::UserChangePassword(password)),
+        ("auth_user_grant_role", EtcdAuthChange::UserGrantRole(pair())),
+        ("auth_user_revoke_role", EtcdAuthChange::UserRevokeRole(pair())),
+        ("auth_role_add", EtcdAuthChange::RoleAdd(name())),
+        ("auth_role_get", EtcdAuthChange::RoleGet(name())),
+        ("auth_role_list", EtcdAuthChange::RoleList(())),
+        ("auth_role_delete", EtcdAuthChange::RoleDelete(name())),
+        (
+            "auth_role_grant_permission",
+            EtcdAuthChange::RoleGrantPermission(AuthRoleGrant {
+                role: role(),
+                permission: Some(grant),
+            }),
+        ),
+        (
+            "auth_role_revoke_permission",
+            EtcdAuthChange::RoleRevokePermission(AuthRoleRevoke { role: role(), key, range_end }),
+        ),
+    ]
+}
+
+/// Users of every kind, who are asked for in the end.
+fn add_users(world: &mut World) {
+    let change = |world: &mut World, change: EtcdAuthChange| {
+        let done = Outcome::EtcdAuth(AuthAnswer::Done);
+        assert_eq!(world.one(EtcdAuth::from(change)), done);
+    };
+    for (name, no_password) in [("root", false), ("ann", true)] {
+        let password_hash = Bytes::from_static(b"hash");
+        let add = AuthUserAdd { name: name.into(), password_hash, no_password };
+        change(world, EtcdAuthChange::UserAdd(add));
+    }
+    change(world, EtcdAuthChange::RoleAdd(AuthName { name: "r".into() }));
+    for (user, role) in [("root", "root"), ("ann", "r")] {
+        let pair = AuthUserRole { user: user.into(), role: role.into() };
+        change(world, EtcdAuthChange::UserGrantRole(pair));
+    }
+    let permission = Some(AuthPermission { verb: 2, key: "a".into(), range_end: "\0".into() });
+    let grant = AuthRoleGrant { role: "r".into(), permission };
+    change(world, EtcdAuthChange::RoleGrantPermission(grant));
+    let token_key = Bytes::from_static(&[7; AUTH_TOKEN_KEY_BYTES]);
+    change(world, EtcdAuthChange::Enable(AuthEnable { token_key }));
 }
 
 /// An etcd transaction with every target and every step.
@@ -236,8 +301,9 @@ fn state() -> World {
 fn records_keep_their_bytes() {
     let mut world = state();
     let mut lines = Family::ALL.map(|family| records(&world, family)).concat();
-    // Only an etcd keyspace has this one.
+    // Only an etcd keyspace has these.
     world.one(alarm());
+    add_users(&mut world);
     let meta = records(&world, Family::Meta);
     lines.extend(meta.into_iter().filter(|line| line.starts_with("Meta etcd/")));
     compare("records-v1.txt", &lines.concat());
@@ -263,5 +329,8 @@ fn the_state_hash_covers_what_the_log_says_and_stays_what_it_is() {
     let hash = world.reader().state_hash().expect("hash");
     world.one(alarm());
     let with_alarm = world.reader().state_hash().expect("hash");
-    compare("state-hash-v1.txt", &format!("{hash:016x}\n{with_alarm:016x}\n"));
+    add_users(&mut world);
+    let with_users = world.reader().state_hash().expect("hash");
+    let hashes = [hash, with_alarm, with_users].map(|hash| format!("{hash:016x}\n"));
+    compare("state-hash-v1.txt", &hashes.concat());
 }

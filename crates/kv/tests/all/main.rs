@@ -15,4 +15,5 @@ mod recovery;
 mod script;
 mod scripts;
 mod stream;
+mod users;
 mod world;

@@ -28,18 +28,25 @@ pub fn stream(most: usize) -> impl Strategy<Value = Vec<Step>> {
 fn step() -> impl Strategy<Value = Step> {
     let pause = prop_oneof![4 => Just(0), 3 => 1..1_500u64, 1 => 1_500..20_000u64];
     let tag = (1..3u128, 0..6u64, 0..12u64);
-    (pause, prop::collection::vec(operation(), 1..4), prop::option::weighted(0.4, tag)).prop_map(
-        |(pause_ms, operations, tag)| {
-            let command = Command::batch(operations);
-            let command = match tag {
-                Some((client, watermark, seq)) => {
-                    command.in_session(ClientId(client), watermark, watermark + seq)
-                }
-                None => command,
-            };
-            Step { pause_ms, command }
-        },
-    )
+    let operations = prop::collection::vec(operation(), 1..4);
+    let (tag, user) = (prop::option::weighted(0.4, tag), prop::option::weighted(0.3, user()));
+    (pause, operations, tag, user).prop_map(|(pause_ms, operations, tag, user)| {
+        let command = Command { user, ..Command::batch(operations) };
+        let command = match tag {
+            Some((client, watermark, seq)) => {
+                command.in_session(ClientId(client), watermark, watermark + seq)
+            }
+            None => command,
+        };
+        Step { pause_ms, command }
+    })
+}
+
+/// Somebody, admitted under a revision that is mostly young enough.
+fn user() -> impl Strategy<Value = User> {
+    let name = prop_oneof![4 => Just("root"), 3 => Just("ann"), 1 => Just("")];
+    let revision = prop_oneof![3 => Just(u64::MAX), 1 => 1..20u64];
+    (name, revision).prop_map(|(name, auth_revision)| User { name: name.into(), auth_revision })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -73,6 +80,34 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (1..60u64).prop_map(|revision| Operation::Compact(Compact { revision })),
         1 => (0..3, 1..3u64, 0..3).prop_map(|(action, member, kind)| {
             Operation::EtcdAlarm(EtcdAlarm { action, member, kind })
+        }),
+        4 => auth().prop_map(|change| Operation::EtcdAuth(change.into())),
+    ]
+}
+
+/// Changes of users; now and then they are asked for.
+fn auth() -> impl Strategy<Value = EtcdAuthChange> {
+    let user = || prop_oneof![3 => Just("root"), 2 => Just("ann"), 1 => Just("bob")];
+    let role = || prop_oneof![3 => Just("root"), 2 => Just("r"), 1 => Just("s")];
+    let name = |name: &str| AuthName { name: name.into() };
+    let pair = |(user, role): (&str, &str)| AuthUserRole { user: user.into(), role: role.into() };
+    let token_key = Bytes::from_static(&[7; AUTH_TOKEN_KEY_BYTES]);
+    prop_oneof![
+        1 => Just(EtcdAuthChange::Enable(AuthEnable { token_key })),
+        1 => Just(EtcdAuthChange::Disable(())),
+        1 => Just(EtcdAuthChange::UserList(())),
+        3 => user().prop_map(|user| EtcdAuthChange::UserAdd(AuthUserAdd {
+            name: user.into(),
+            ..AuthUserAdd::default()
+        })),
+        1 => user().prop_map(move |user| EtcdAuthChange::UserDelete(name(user))),
+        3 => (user(), role()).prop_map(move |both| EtcdAuthChange::UserGrantRole(pair(both))),
+        1 => (user(), role()).prop_map(move |both| EtcdAuthChange::UserRevokeRole(pair(both))),
+        2 => role().prop_map(move |role| EtcdAuthChange::RoleAdd(name(role))),
+        1 => role().prop_map(move |role| EtcdAuthChange::RoleDelete(name(role))),
+        3 => (role(), 0..3, key(), key()).prop_map(|(role, verb, key, range_end)| {
+            let permission = Some(AuthPermission { verb, key, range_end });
+            EtcdAuthChange::RoleGrantPermission(AuthRoleGrant { role: role.into(), permission })
         }),
     ]
 }

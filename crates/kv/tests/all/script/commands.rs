@@ -21,7 +21,10 @@ pub fn command(world: &mut World, line: &str) -> Command {
             let (watermark, seq) = tag.split_once(':').expect("watermark:seq");
             session = Some((client_id(client), int(watermark), int(seq)));
         } else if let Some(name) = word.strip_prefix("as=") {
-            user = Some(User { name: bytes(name), auth_revision: 1 });
+            let now = world.reader().auth().map_or(1, |auth| auth.revision());
+            let (name, auth_revision) =
+                name.split_once('@').map_or((name, now), |(name, at)| (name, int(at)));
+            user = Some(User { name: bytes(name), auth_revision });
         } else {
             break;
         }
@@ -84,6 +87,13 @@ fn operation(line: &str) -> Operation {
         "expire" => Operation::Expire(Expire { keys_max: int(arg(0)) as u32 }),
         "compact" => Operation::Compact(Compact { revision: int(arg(0)) }),
         "configure" => Operation::Configure(configuration(&options)),
+        "auth" => Operation::EtcdAuth(auth(arg(0)).into()),
+        "user" => Operation::EtcdAuth(user(args, &options).into()),
+        "role" => Operation::EtcdAuth(role(args).into()),
+        "etcd" => Operation::Etcd(EtcdTxn {
+            success: args.iter().map(|word| etcd_step(word).into()).collect(),
+            ..EtcdTxn::default()
+        }),
         "noop" => Operation::Noop(()),
         other => panic!("unknown command {other}"),
     }
@@ -186,6 +196,112 @@ fn step(word: &str) -> TxnOperation {
         "incr" => TxnOperation::Increment(incr(words[0], &options)),
         other => panic!("unknown step {other}"),
     }
+}
+
+fn auth(what: &str) -> EtcdAuthChange {
+    match what {
+        "enable" => {
+            EtcdAuthChange::Enable(AuthEnable { token_key: vec![7; AUTH_TOKEN_KEY_BYTES].into() })
+        }
+        "disable" => EtcdAuthChange::Disable(()),
+        "status" => EtcdAuthChange::Status(()),
+        other => panic!("unknown operation on users {other}"),
+    }
+}
+
+fn user(words: &[&str], options: &Options<'_>) -> EtcdAuthChange {
+    let arg = |at: usize| words.get(at).map(|word| name(word)).unwrap_or_default();
+    let of = || AuthName { name: arg(1) };
+    let pair = || AuthUserRole { user: arg(1), role: arg(2) };
+    match words[0] {
+        "add" => EtcdAuthChange::UserAdd(AuthUserAdd {
+            name: arg(1),
+            password_hash: options.get("hash").map(bytes).unwrap_or_default(),
+            no_password: options.has("no-password"),
+        }),
+        "get" => EtcdAuthChange::UserGet(of()),
+        "list" => EtcdAuthChange::UserList(()),
+        "delete" => EtcdAuthChange::UserDelete(of()),
+        "password" => EtcdAuthChange::UserChangePassword(AuthUserChangePassword {
+            name: arg(1),
+            password_hash: bytes(words[2]),
+        }),
+        "grant" => EtcdAuthChange::UserGrantRole(pair()),
+        "revoke" => EtcdAuthChange::UserRevokeRole(pair()),
+        other => panic!("unknown operation on users {other}"),
+    }
+}
+
+fn role(words: &[&str]) -> EtcdAuthChange {
+    let arg = |at: usize| words.get(at).map(|word| name(word)).unwrap_or_default();
+    let of = || AuthName { name: arg(1) };
+    let key = |at: usize| words.get(at).map(|word| bytes(word)).unwrap_or_default();
+    let end = |at: usize| words.get(at).map(|word| range_end(word)).unwrap_or_default();
+    match words[0] {
+        "add" => EtcdAuthChange::RoleAdd(of()),
+        "get" => EtcdAuthChange::RoleGet(of()),
+        "list" => EtcdAuthChange::RoleList(()),
+        "delete" => EtcdAuthChange::RoleDelete(of()),
+        "grant" => {
+            let verb = words.get(2).map(|verb| match *verb {
+                "r" => AuthVerb::Read,
+                "w" => AuthVerb::Write,
+                _ => AuthVerb::ReadWrite,
+            });
+            let permission = verb.map(|verb| AuthPermission {
+                verb: verb.into(),
+                key: key(3),
+                range_end: end(4),
+            });
+            EtcdAuthChange::RoleGrantPermission(AuthRoleGrant { role: arg(1), permission })
+        }
+        "revoke" => EtcdAuthChange::RoleRevokePermission(AuthRoleRevoke {
+            role: arg(1),
+            key: key(2),
+            range_end: end(3),
+        }),
+        other => panic!("unknown operation on roles {other}"),
+    }
+}
+
+fn etcd_step(word: &str) -> EtcdOperation {
+    let (name, rest) = word.split_once(':').expect("step:…");
+    let words: Vec<&str> = rest.split(':').collect();
+    let options = Options(&words[1..]);
+    let end = words.get(1).filter(|word| **word != "prev").map(|word| range_end(word));
+    match name {
+        "get" => EtcdOperation::Range(EtcdRange {
+            key: bytes(words[0]),
+            range_end: end.unwrap_or_default(),
+            ..EtcdRange::default()
+        }),
+        "put" => {
+            let (key, value) = words[0].split_once('=').expect("K=V");
+            EtcdOperation::Put(EtcdPut {
+                key: bytes(key),
+                value: bytes(value),
+                lease: options.get("lease").map_or(0, int),
+                return_previous: options.has("prev"),
+                ..EtcdPut::default()
+            })
+        }
+        "del" => EtcdOperation::DeleteRange(EtcdDelete {
+            key: bytes(words[0]),
+            range_end: end.unwrap_or_default(),
+            return_previous: options.has("prev"),
+        }),
+        other => panic!("unknown step {other}"),
+    }
+}
+
+/// A range end of etcd's; `*` is no end.
+pub fn range_end(word: &str) -> Bytes {
+    if word == "*" { Bytes::from_static(b"\0") } else { bytes(word) }
+}
+
+/// A name; `-` is the empty one.
+fn name(word: &str) -> String {
+    if word == "-" { String::new() } else { word.to_owned() }
 }
 
 fn configuration(options: &Options<'_>) -> Configure {

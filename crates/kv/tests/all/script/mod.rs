@@ -3,12 +3,13 @@
 //! ```text
 //! # The claim, in one sentence.
 //!
-//! [@MS] [SESSION] [as=USER] COMMAND [; COMMAND]…      one line is one entry; `;` makes a batch
+//! [@MS] [SESSION] [as=USER[@N]] COMMAND [; COMMAND]…      one line is one entry; `;` makes a batch
 //! ---
 //! what comes of it
 //! ```
 //! Blocks are separated by empty lines; the entries of a block are applied in one call. `@MS` sets
 //! range time, from then on. A session is `c1:WATERMARK:SEQ`, seq being that of the first command.
+//! A user's command was admitted under revision N of the users, or under the last published one.
 //!
 //! ```text
 //! put K=V [ttl=S] [lease=N] [if-absent] [if-rev=N] [if-value=V] [prev]
@@ -22,11 +23,19 @@
 //! lock NAME OWNER [ttl=S] [lease=N] [value=V] [wait]    keep NAME OWNER [token=N]
 //! unlock NAME OWNER [token=N] [queue-only]
 //! open C    alive C    close C
+//! auth enable|disable|status
+//! user add U [hash=H] [no-password]    user get|delete U    user list    user password U HASH
+//! user grant|revoke U ROLE
+//! role add|get|delete R    role list    role grant R VERB KEY [END]    role revoke R KEY [END]
+//!     VERB     r  w  rw           END      a key; `*` is no end
+//! etcd STEP…
+//!     STEP     get:K[:END]  put:K=V[:lease=N][:prev]  del:K[:END][:prev]
 //! expire N    compact N    noop    configure [span=A..B] [epoch=N] [history=…] [range=N]
 //! ```
 //! Lines that start with `?` read: `get K [rev=N]`, `count A..B`,
 //! `scan [A..B] [rev=N] [limit=N] [keys] [reverse]`, `changes N..M`, `lease N`, `leases`,
 //! `state NAME`, `due`, `sessions`, `point`,
+//! `may USER read|write KEY [END]`, `may USER admin`, `token USER`,
 //! `truth`, `compactable MS`, `restart` (power cut, then the log again).
 
 mod commands;

@@ -1,10 +1,11 @@
 //! Answering the questions of a script.
 
 use bytes::Bytes;
-use holdfast_kv::{At, Reader, Result, ScanRequest};
+use holdfast_kv::command::EtcdKeys;
+use holdfast_kv::{At, AuthAccess, Reader, Result, ScanRequest};
 use holdfast_model::{LeaseId, Revision};
 
-use super::commands::{Options, bytes, int, span};
+use super::commands::{Options, bytes, int, range_end, span};
 use super::show;
 
 /// The answer to a question, line by line.
@@ -61,6 +62,11 @@ fn answer(reader: &Reader, name: &str, args: &[&str]) -> Result<Vec<String>> {
         "leases" => reader.leases(LeaseId(0), 100)?.iter().map(show::lease).collect(),
         "state" => vec![show::lock(&reader.lock(&bytes(arg(0)))?)],
         "due" => vec![reader.next_due_ms()?.map_or("nothing due".into(), |ms| format!("due {ms}"))],
+        "may" => vec![may(reader, args)?],
+        "token" => vec![match reader.auth()?.user(arg(0)) {
+            Some(user) => format!("tokens from {}", user.tokens_from),
+            None => "no user".into(),
+        }],
         "sessions" => {
             let stats = reader.session_stats();
             vec![format!("{} sessions, {} answers", stats.sessions, stats.answers)]
@@ -75,5 +81,22 @@ fn answer(reader: &Reader, name: &str, args: &[&str]) -> Result<Vec<String>> {
             None => "nothing compactable".into(),
         }],
         other => panic!("unknown question {other}"),
+    })
+}
+
+/// Whether a user may do something, as `USER VERB KEY [END]`.
+fn may(reader: &Reader, args: &[&str]) -> Result<String> {
+    let key = args.get(2).map(|key| bytes(key)).unwrap_or_default();
+    let end = args.get(3).map(|end| range_end(end)).unwrap_or_default();
+    let keys = EtcdKeys::of(&key, &end);
+    let access = match args[1] {
+        "read" => AuthAccess::Read(keys),
+        "write" => AuthAccess::Write(keys),
+        _ => AuthAccess::Admin,
+    };
+    let user = if args[0] == "-" { "" } else { args[0] };
+    Ok(match reader.auth()?.check(user, &access) {
+        Ok(()) => "yes".into(),
+        Err(refusal) => format!("no: {refusal}"),
     })
 }
