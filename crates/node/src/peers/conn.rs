@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use holdfast_model::{RangeId, ReplicaId};
 use holdfast_replica::{PeerAddress, PeerError, SESSION_REQUESTS_MAX, Session};
 use holdfast_wire::peer::v1::message::Body;
-use holdfast_wire::peer::v1::{AppendResponse, Hello, Message};
+use holdfast_wire::peer::v1::{AppendResponse, ForwardRequest, Hello, Message};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -65,6 +65,7 @@ impl Waiting {
 }
 
 /// Forgets a call whose caller has gone.
+#[derive(Debug)]
 struct Forget {
     conn: Arc<Conn>,
     id: u64,
@@ -73,6 +74,25 @@ struct Forget {
 impl Drop for Forget {
     fn drop(&mut self) {
         self.conn.waiting.lock().calls.remove(&self.id);
+    }
+}
+
+/// A message that was handed to the stream; dropping it forgets the answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    answer: oneshot::Receiver<Answer>,
+    _forget: Forget,
+}
+
+impl Asked {
+    /// The answer, waited for at most `limit`.
+    pub(super) async fn answer(self, limit: Duration) -> Answer {
+        let Self { answer, _forget } = self;
+        match holdfast_runtime::timeout(limit, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(PeerError::Broken("the stream ended".into())),
+            Err(_) => Err(PeerError::Timeout),
+        }
     }
 }
 
@@ -137,30 +157,41 @@ impl Conn {
         limit: Duration,
     ) -> BoxFuture<'static, Answer> {
         let message = Message { body: Some(body), ..self.envelope(to) };
+        match self.ask(message, urgency) {
+            Ok(asked) => Box::pin(asked.answer(limit)),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    /// Sends a client's operation, whose answer [`Asked::answer`] waits for.
+    ///
+    /// # Errors
+    /// It certainly was not sent.
+    pub(super) fn forward(self: &Arc<Self>, request: ForwardRequest) -> Result<Asked, PeerError> {
+        let message = Message {
+            range_id: request.range_id,
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            body: Some(Body::Forward(request)),
+            ..Message::default()
+        };
+        self.ask(message, Urgency::Now)
+    }
+
+    fn ask(self: &Arc<Self>, message: Message, urgency: Urgency) -> Result<Asked, PeerError> {
         let id = message.id;
         let (sender, answer) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock();
             if let Some(error) = waiting.broken.clone() {
-                return Box::pin(async { Err(error) });
+                return Err(error);
             }
             waiting.calls.insert(id, sender);
         }
-        let forget = Forget { conn: self.clone(), id };
+        let asked = Asked { answer, _forget: Forget { conn: self.clone(), id } };
         if !self.post(message, urgency) {
-            return Box::pin(async {
-                drop(forget);
-                Err(PeerError::Unreachable("the stream is overloaded".into()))
-            });
+            return Err(PeerError::Unreachable("the stream is overloaded".into()));
         }
-        Box::pin(async move {
-            let _forget = forget;
-            match holdfast_runtime::timeout(limit, answer).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(PeerError::Broken("the stream ended".into())),
-                Err(_) => Err(PeerError::Timeout),
-            }
-        })
+        Ok(asked)
     }
 
     fn post(&self, message: Message, urgency: Urgency) -> bool {

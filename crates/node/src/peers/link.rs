@@ -38,8 +38,8 @@ pub(super) struct PeerNode {
     pub(super) id: NodeId,
     /// `host:port`; changes when the map says so, and holds from the next connection on.
     pub(super) address: Mutex<String>,
-    /// Per reactor of this node: replication, control.
-    pub(super) links: Vec<[Link; 2]>,
+    /// Per reactor of this node: replication, control, forwarding.
+    pub(super) links: Vec<[Link; 3]>,
     /// Whether it answers.
     pub(super) is_present: AtomicBool,
     /// How often it fell silent: told to those who wait for its answer.
@@ -59,8 +59,12 @@ pub(super) struct Link {
 
 impl PeerNode {
     pub(super) fn link(&self, reactor: usize, class: Class) -> &Link {
-        let [replication, control] = &self.links[reactor % self.links.len()];
-        if class == Class::Replication { replication } else { control }
+        let [replication, control, forward] = &self.links[reactor % self.links.len()];
+        match class {
+            Class::Replication => replication,
+            Class::Forward => forward,
+            Class::Control | Class::Unspecified => control,
+        }
     }
 
     /// The stream's connection.

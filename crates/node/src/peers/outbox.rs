@@ -12,9 +12,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{SelectAll, Stream};
+use holdfast_wire::peer::v1::forward_request::Work;
 use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::{AppendRequest, Frame, Hello, Message, SessionEnd, SessionOpen};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::credits::{Credits, Grant};
@@ -266,6 +268,11 @@ fn weight(message: &Message) -> usize {
         Some(Body::Append(append)) => {
             append.entries.iter().map(|e| e.payload.len() + MESSAGE_OVERHEAD_BYTES).sum()
         }
+        Some(Body::Forward(request)) => match &request.work {
+            Some(Work::Command(command)) => command.len(),
+            _ => request.encoded_len(),
+        },
+        Some(Body::ForwardResponse(response)) => response.encoded_len(),
         _ => 0,
     };
     payload + MESSAGE_OVERHEAD_BYTES

@@ -12,18 +12,27 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, SelectAll, Stream};
+use holdfast_model::limits::PEER_MESSAGE_BYTES_MAX;
 use holdfast_model::{NodeId, RangeId, ReplicaId};
 use holdfast_wire::peer::v1::message::Body;
-use holdfast_wire::peer::v1::{AppendRequest, AppendResponse, Frame, Hello, Message, SessionEnd};
+use holdfast_wire::peer::v1::{
+    AppendRequest, AppendResponse, ForwardRequest, ForwardResponse, Frame, Hello, Message,
+    SessionEnd,
+};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::credits::SESSION_CREDITS;
+use super::forward::ForwardHandler;
 use super::host::{Host, Route, busy};
 use super::outbox::Filling;
+use crate::errors::ApiError;
 
 /// Requests of one stream that may be under way at once.
 const REQUESTS_MAX: usize = 8_192;
+/// Largest answer to an operation, bytes; the rest is for what is around it in its frame.
+const ANSWER_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX - 4096;
 /// Frames read before answers get a turn.
 const FRAMES_PER_TURN: usize = 8;
 
@@ -55,10 +64,22 @@ impl Stream for Answers {
     }
 }
 
+/// The answer, or in place of one that no message holds that it was lost: the stream goes on.
+fn fitting(answer: ForwardResponse) -> ForwardResponse {
+    let bytes = answer.encoded_len();
+    if bytes <= ANSWER_BYTES_MAX {
+        return answer;
+    }
+    let reason = format!("its answer of {bytes} bytes is larger than a message between nodes");
+    let lost = ApiError::OutcomeUnknown { reason, deadline: false };
+    ForwardResponse { error: Some(lost.info()), ..ForwardResponse::default() }
+}
+
 /// One stream being served; ends when the caller's half ends or breaks.
 pub(super) struct Serve<S> {
     frames: S,
     host: Arc<dyn Host>,
+    forward: Arc<dyn ForwardHandler>,
     node: NodeId,
     sessions: BTreeMap<u64, mpsc::Sender<AppendRequest>>,
     answers: SelectAll<Answers>,
@@ -77,7 +98,7 @@ where
     /// Serves `frames` of `node`; answers begin with `hello`.
     pub(super) fn new(
         frames: S,
-        host: Arc<dyn Host>,
+        (host, forward): (Arc<dyn Host>, Arc<dyn ForwardHandler>),
         node: NodeId,
         hello: Hello,
         ping: Duration,
@@ -85,6 +106,7 @@ where
         Self {
             frames,
             host,
+            forward,
             node,
             sessions: BTreeMap::new(),
             answers: SelectAll::new(),
@@ -127,8 +149,9 @@ where
             Body::SessionEnd(_) => drop(self.sessions.remove(&message.id)),
             body
             @ (Body::Heartbeat(_) | Body::Vote(_) | Body::Transfer(_) | Body::ReadIndex(_)) => {
-                self.request(route, message, body)
+                self.request(message, |this| this.host.request(route, body));
             }
+            Body::Forward(request) => self.request(message, |this| this.forward(request)),
             // Answers never come this way round; a peer that sends them is of another kind.
             _ => {}
         }
@@ -159,13 +182,22 @@ where
         self.ready.push_back(Message { body, ..envelope });
     }
 
-    fn request(&mut self, route: Route, envelope: Message, body: Body) {
+    fn forward(&self, request: ForwardRequest) -> BoxFuture<'static, Body> {
+        let answer = self.forward.forward(request);
+        Box::pin(async move { Body::ForwardResponse(fitting(answer.await)) })
+    }
+
+    fn request(
+        &mut self,
+        envelope: Message,
+        serve: impl FnOnce(&Self) -> BoxFuture<'static, Body>,
+    ) {
         if self.requests.len() >= REQUESTS_MAX {
             let body = Some(Body::Refusal(busy("too many requests are under way")));
             self.ready.push_back(Message { body, ..envelope });
             return;
         }
-        let answer = self.host.request(route, body);
+        let answer = serve(self);
         self.requests
             .push(Box::pin(async move { Message { body: Some(answer.await), ..envelope } }));
     }
@@ -240,5 +272,24 @@ where
             }
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use holdfast_wire::v1::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_no_message_holds_is_told_to_be_lost() {
+        let of = |bytes| ForwardResponse {
+            resume_key: Some(Bytes::from(vec![0; bytes])),
+            ..ForwardResponse::default()
+        };
+        assert_eq!(fitting(of(1_000)), of(1_000));
+        let lost = fitting(of(PEER_MESSAGE_BYTES_MAX)).error.unwrap();
+        assert_eq!(lost.code(), ErrorCode::OutcomeUnknown);
     }
 }

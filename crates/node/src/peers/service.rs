@@ -240,7 +240,8 @@ impl Peer for PeerService {
         let host = host.ok_or_else(|| Status::unavailable("this node is starting"))?;
         let reactor = hello.from_reactor as usize;
         let answer = link::hello(&self.inner, node, reactor, class);
-        let served = Serve::new(frames, host, node, answer, self.inner.options.ping);
+        let handlers = (host, self.forward.clone());
+        let served = Serve::new(frames, handlers, node, answer, self.inner.options.ping);
         if self.inner.reactors.len() == 1 {
             return Ok(Response::new(Box::pin(served)));
         }

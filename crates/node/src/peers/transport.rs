@@ -16,6 +16,7 @@ use holdfast_replica::{PeerAddress, PeerError, Peers, Session, SnapshotSource};
 use holdfast_runtime::net::{self, Net};
 use holdfast_runtime::{Pool, Reactors, Tasks};
 use holdfast_wire::peer::v1 as wire;
+use holdfast_wire::peer::v1::forward_request::Work;
 use holdfast_wire::peer::v1::hello::Class;
 use holdfast_wire::peer::v1::message::Body;
 use holdfast_wire::peer::v1::peer_client::PeerClient;
@@ -28,7 +29,7 @@ use super::conn::{Conn, Urgency};
 use super::forward::{ForwardError, ForwardSender};
 use super::host::Host;
 use super::introduce::{self, Standing};
-use super::link::{self, Link, PeerNode};
+use super::link::{self, PeerNode};
 use super::outbox::OutboxOptions;
 use super::snapshot::{self, Sending};
 use super::walls::PeerWall;
@@ -42,6 +43,9 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// And is given up if it does not say so within this time.
 pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest command that travels on the stream for short operations; a larger one has a call of
+/// its own, so that nothing waits behind it.
+const SHORT_BYTES_MAX: usize = 256 * 1024;
 /// A heartbeat or read index that takes longer is of no use to anyone.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -259,7 +263,7 @@ impl Transport {
         let node = Arc::new(PeerNode {
             id,
             address: Mutex::new(address.to_owned()),
-            links: (0..reactors.len()).map(|_| [Link::default(), Link::default()]).collect(),
+            links: (0..reactors.len()).map(|_| Default::default()).collect(),
             is_present: AtomicBool::new(false),
             silences: watch::Sender::new(0),
             wall: PeerWall::default(),
@@ -267,7 +271,7 @@ impl Transport {
             tasks: self.inner.tasks.child(),
         });
         for reactor in 0..reactors.len() {
-            for class in [Class::Replication, Class::Control] {
+            for class in [Class::Replication, Class::Control, Class::Forward] {
                 let kept = link::keep_up(self.inner.clone(), node.clone(), reactor, class);
                 node.tasks.spawn_on(reactors.handle(reactor), kept);
             }
@@ -343,12 +347,8 @@ impl Transport {
         }
     }
 
-    /// A client of the node, and the count of its silences as it is now.
-    fn forward_client(
-        &self,
-        to: NodeId,
-        range: RangeId,
-    ) -> Result<(PeerClient<Channel>, watch::Receiver<u64>), ForwardError> {
+    /// A node that answers, and the count of its silences as it is now.
+    fn present(&self, to: NodeId) -> Result<(Arc<PeerNode>, watch::Receiver<u64>), ForwardError> {
         let not_sent = |e: String| ForwardError::NotSent(to, e);
         let node = self.inner.node(to).map_err(|e| not_sent(e.to_string()))?;
         // Before the look: a silence that begins after it is counted.
@@ -356,17 +356,33 @@ impl Transport {
         if !node.is_present.load(Ordering::Acquire) {
             return Err(not_sent("it is not connected".into()));
         }
+        Ok((node, silences))
+    }
+
+    /// A client of the node, for calls of their own.
+    fn forward_client(
+        &self,
+        node: &PeerNode,
+        range: RangeId,
+    ) -> Result<PeerClient<Channel>, ForwardError> {
+        let (to, not_sent) = (node.id, |e: String| ForwardError::NotSent(node.id, e));
         let reactor = self.inner.reactor_of(range);
         let mut clients = self.inner.forwards.lock();
         if let Some(client) = clients.get(&(to, reactor)) {
-            return Ok((client.clone(), silences));
+            return Ok(client.clone());
         }
         let address = node.address.lock().clone();
         // The channel is driven by the reactor on which it is made.
         let _entered = self.inner.reactors.handle(reactor).enter();
         let client = self.inner.dial(&address).map_err(not_sent)?;
         clients.insert((to, reactor), client.clone());
-        Ok((client, silences))
+        Ok(client)
+    }
+
+    /// The stream of the node for short operations, if it is up and this is one.
+    fn stream(&self, node: &PeerNode, request: &wire::ForwardRequest) -> Option<Arc<Conn>> {
+        let reactor = self.inner.reactor_of(RangeId(request.range_id));
+        is_short(request).then(|| node.conn(reactor, Class::Forward).ok()).flatten()
     }
 
     fn signature(&self) -> (bytes::Bytes, u64) {
@@ -395,6 +411,27 @@ fn forward_error(to: NodeId, status: &tonic::Status) -> ForwardError {
     ForwardError::Unknown(to, status.message().to_owned())
 }
 
+/// Whether an operation travels on a stream with others, in front of and behind which it is soon
+/// done: a command that is not large and waits for nobody.
+fn is_short(request: &wire::ForwardRequest) -> bool {
+    matches!(&request.work, Some(Work::Command(command)) if command.len() <= SHORT_BYTES_MAX)
+}
+
+/// What an answer on a stream says, or the lack of one.
+fn forwarded(
+    to: NodeId,
+    answer: Result<Body, PeerError>,
+) -> Result<wire::ForwardResponse, ForwardError> {
+    match answer {
+        Ok(Body::ForwardResponse(response)) => Ok(response),
+        Ok(_) => Err(ForwardError::Unknown(to, "the answer is of another kind".into())),
+        // The stream's other end has not begun with it.
+        Err(PeerError::Refused(reason)) => Err(ForwardError::NotSent(to, reason)),
+        Err(PeerError::Timeout) => Err(ForwardError::Unknown(to, "no answer in time".into())),
+        Err(error) => Err(ForwardError::Unknown(to, error.to_string())),
+    }
+}
+
 impl ForwardSender for Transport {
     fn forward(
         &self,
@@ -402,17 +439,31 @@ impl ForwardSender for Transport {
         mut request: wire::ForwardRequest,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<wire::ForwardResponse, ForwardError>> {
-        let client = self.forward_client(to, RangeId(request.range_id));
+        let (node, silences) = match self.present(to) {
+            Ok(present) => present,
+            Err(error) => return Box::pin(async { Err(error) }),
+        };
+        // The range has another leader soon: whoever can ask again is to do so there.
+        let silent = move || Err(ForwardError::Unknown(to, "it fell silent".into()));
+        if let Some(conn) = self.stream(&node, &request) {
+            let asked = conn.forward(request);
+            return Box::pin(async move {
+                let asked = asked.map_err(|e| ForwardError::NotSent(to, e.to_string()))?;
+                tokio::select! {
+                    biased;
+                    answer = asked.answer(timeout) => forwarded(to, answer),
+                    () = silence(silences) => silent(),
+                }
+            });
+        }
+        let client = self.forward_client(&node, RangeId(request.range_id));
         (request.cluster_id, request.from_node) = self.signature();
         Box::pin(async move {
-            let (mut client, silences) = client?;
+            let mut client = client?;
             let answer = tokio::select! {
                 biased;
                 answer = holdfast_runtime::timeout(timeout, client.forward(request)) => answer,
-                // The range has another leader soon: whoever can ask again is to do so there.
-                () = silence(silences) => {
-                    return Err(ForwardError::Unknown(to, "it fell silent".into()));
-                }
+                () = silence(silences) => return silent(),
             };
             match answer {
                 Err(_) => Err(ForwardError::Unknown(to, "no answer in time".into())),
@@ -428,11 +479,13 @@ impl ForwardSender for Transport {
         mut request: wire::ForwardWatchRequest,
     ) -> BoxFuture<'static, Result<BoxStream<'static, wire::ForwardWatchResponse>, ForwardError>>
     {
-        let client = self.forward_client(to, RangeId(request.range_id));
+        let client = self
+            .present(to)
+            .and_then(|(node, _)| self.forward_client(&node, RangeId(request.range_id)));
         (request.cluster_id, request.from_node) = self.signature();
         let limit = self.inner.options.connect_timeout;
         Box::pin(async move {
-            let (mut client, _) = client?;
+            let mut client = client?;
             let opened = holdfast_runtime::timeout(limit, client.forward_watch(request)).await;
             match opened {
                 Err(_) => Err(ForwardError::Unknown(to, "no answer in time".into())),

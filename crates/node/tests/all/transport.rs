@@ -217,29 +217,57 @@ async fn a_node_exchanges_nothing_before_it_was_introduced() {
 }
 
 fn command(range_id: u64) -> ForwardRequest {
-    let work = Some(Work::Command(Bytes::from_static(b"command")));
+    command_of(range_id, 7)
+}
+
+fn command_of(range_id: u64, bytes: usize) -> ForwardRequest {
+    let work = Some(Work::Command(Bytes::from(vec![7; bytes])));
     ForwardRequest { range_id, work, ..ForwardRequest::default() }
+}
+
+/// Travels by a call of its own.
+const LARGE_BYTES: usize = 300 * 1024;
+
+#[tokio::test(start_paused = true)]
+async fn short_operations_share_a_stream_and_a_large_one_has_a_call_of_its_own() {
+    let net = TestNet::new();
+    let (one, _two) = pair(&net).await;
+    holdfast_runtime::sleep(LIMIT).await;
+    let connections = net.connections();
+    let calls = (1..200).map(|range| one.transport.forward(NodeId(2), command(range % 50), LIMIT));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().resume_key.unwrap().len(), 7);
+    }
+    assert_eq!(net.connections(), connections);
+    let large = one.transport.forward(NodeId(2), command_of(1, LARGE_BYTES), LIMIT).await;
+    assert_eq!(large.unwrap().resume_key.unwrap().len(), LARGE_BYTES);
+    assert!(net.connections() > connections);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forwarded_operation_tells_never_sent_from_unknown() {
-    let net = TestNet::new();
-    let (mut one, _two) = pair(&net).await;
-    let answer = one.transport.forward(NodeId(2), command(1), LIMIT).await.unwrap();
-    assert_eq!(answer.resume_key, Some(Bytes::from_static(b"command")));
-    let unknown_node = one.transport.forward(NodeId(9), command(1), LIMIT).await;
-    assert!(matches!(unknown_node, Err(ForwardError::NotSent(NodeId(9), _))));
-    let slow = one.transport.forward(NodeId(2), command(99), LIMIT).await;
-    assert!(matches!(slow, Err(ForwardError::Unknown(NodeId(2), _))));
-    let cut = one.transport.forward(NodeId(2), command(99), WHILE);
-    let cut = holdfast_runtime::spawn(cut);
-    holdfast_runtime::sleep(Duration::from_millis(10)).await;
-    net.set(Weather::Cut);
-    let cut = cut.await.unwrap();
-    assert!(matches!(cut, Err(ForwardError::Unknown(NodeId(2), _))), "{cut:?}");
-    one.until(2, false).await;
-    let gone = one.transport.forward(NodeId(2), command(1), LIMIT).await;
-    assert!(matches!(gone, Err(ForwardError::NotSent(NodeId(2), _))));
+    for bytes in [7, LARGE_BYTES] {
+        let net = TestNet::new();
+        let (mut one, _two) = pair(&net).await;
+        holdfast_runtime::sleep(LIMIT).await;
+        let ask = |node, range, limit| {
+            one.transport.forward(NodeId(node), command_of(range, bytes), limit)
+        };
+        let answer = ask(2, 1, LIMIT).await.unwrap();
+        assert_eq!(answer.resume_key.unwrap().len(), bytes);
+        let unknown_node = ask(9, 1, LIMIT).await;
+        assert!(matches!(unknown_node, Err(ForwardError::NotSent(NodeId(9), _))));
+        let slow = ask(2, 99, LIMIT).await;
+        assert!(matches!(slow, Err(ForwardError::Unknown(NodeId(2), _))));
+        let cut = holdfast_runtime::spawn(ask(2, 99, WHILE));
+        holdfast_runtime::sleep(Duration::from_millis(10)).await;
+        net.set(Weather::Cut);
+        let cut = cut.await.unwrap();
+        assert!(matches!(cut, Err(ForwardError::Unknown(NodeId(2), _))), "{cut:?}");
+        one.until(2, false).await;
+        let gone = one.transport.forward(NodeId(2), command_of(1, bytes), LIMIT).await;
+        assert!(matches!(gone, Err(ForwardError::NotSent(NodeId(2), _))));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,7 +285,7 @@ async fn a_forwarded_operation_does_not_wait_for_a_node_that_fell_silent() {
         net.set(Weather::Fine);
         one.until(2, true).await;
         let answer = one.transport.forward(NodeId(2), command(1), LIMIT).await.unwrap();
-        assert_eq!(answer.resume_key, Some(Bytes::from_static(b"command")));
+        assert_eq!(answer.resume_key.unwrap().len(), 7);
     }
 }
 
