@@ -15,6 +15,7 @@ mod admission;
 mod deps;
 mod elections;
 mod error;
+mod gather;
 mod health;
 mod inbound;
 mod keeper;

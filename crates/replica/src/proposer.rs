@@ -1,17 +1,18 @@
 //! Packs the commands that wait into Raft entries and hands their outcomes back.
 //!
-//! Every command waiting two turns of the reactor after the proposer wakes goes into one entry, and
-//! only a few entries are under way at once. So the batch grows by itself with the load, and a
-//! single client never waits for company: there is no timer here.
+//! Every command that waits once the reactor has nothing else to do, or after a moment, goes into
+//! one entry, and only a few entries are under way at once. So the batch grows by itself with the
+//! load, and a single client never waits for company: there is no timer here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_env::Clock;
 use holdfast_kv::{Command, Envelope, Operation, Outcome, ReadPoint};
 use holdfast_model::{RangeEpoch, Term};
-use holdfast_runtime::{Deadline, sleep, timeout, yield_now};
+use holdfast_runtime::{Deadline, sleep, timeout};
 use openraft::Instant;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::admission::{Admission, Permit};
 use crate::error::ProposeError;
+use crate::gather::gather;
 use crate::leadership::Leadership;
 use crate::options::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_MAX, PROPOSALS_WAITING_MAX};
 use crate::raft::Group;
@@ -26,11 +28,6 @@ use crate::raft::types::{Callback, Encoded, TypeConfig, WriteResult};
 
 /// Most commands of one entry: what packing and apply do between two turns of the reactor.
 const COMMANDS_PER_ENTRY_MAX: usize = 1_024;
-/// Turns of the reactor between the first command of an entry and its packing. Two let everything
-/// that has already arrived, or arrives while the others have their turn, be read, decoded and
-/// queued: on a busy node that is a third more commands per entry (CPU per put -10 to -20 %), on an
-/// idle one it costs two empty turns.
-const GATHER_TURNS: usize = 2;
 /// The overload at which nothing that grows is accepted any more.
 const OVERLOAD_MILLI: u32 = 1_000;
 /// Longest a command waits for flushes and compactions that are behind, short of a refusal.
@@ -296,6 +293,7 @@ pub(crate) struct Packer {
     flight: Arc<Flight>,
     /// How long a leader that no quorum answers has its writes accepted by openraft.
     lease: Duration,
+    clock: Arc<dyn Clock>,
     /// Reused between entries.
     commands: Vec<Bytes>,
 }
@@ -306,10 +304,12 @@ impl Packer {
         raft: Group,
         proposer: &Proposer,
         lease: Duration,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let (leadership, growth) = (proposer.leadership.clone(), proposer.growth.clone());
         let (flight, commands) = (Arc::default(), Vec::new());
-        Self { proposals, carried: None, raft, leadership, growth, flight, lease, commands }
+        let carried = None;
+        Self { proposals, carried, raft, leadership, growth, flight, lease, clock, commands }
     }
 
     /// Packs and proposes until the replica stops.
@@ -327,9 +327,7 @@ impl Packer {
                 answer_all(vec![first.answer], &ProposeError::NotLeader { leader });
                 continue;
             }
-            for _ in 0..GATHER_TURNS {
-                yield_now().await;
-            }
+            gather(&*self.clock).await;
             let answers = self.pack(first);
             if !answers.is_empty() {
                 self.propose(answers).await;

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::error::ReadError;
+use crate::gather::gather;
 use crate::leadership::Leadership;
 use crate::options::{READS_WAITING_MAX, Timings};
 use crate::proposer::leader_of;
@@ -91,6 +92,9 @@ impl RoundTask {
     pub(crate) async fn run(mut self) {
         let mut answers = Vec::new();
         while self.waiting.recv_many(&mut answers, READS_PER_ROUND_MAX).await > 0 {
+            if self.assurance == Assurance::Quorum {
+                self.gather(&mut answers).await;
+            }
             if answers.len() > 1 {
                 holdfast_env::sometimes!(READ_ROUND_SHARED);
             }
@@ -112,6 +116,16 @@ impl RoundTask {
                 // A reader that has gone no longer wants to know.
                 let _ = answer.send(found.clone());
             }
+        }
+    }
+
+    /// Lets what is on the way already join this round.
+    async fn gather(&mut self, answers: &mut Vec<Answer>) {
+        gather(&*self.clock).await;
+        while answers.len() < READS_PER_ROUND_MAX
+            && let Ok(answer) = self.waiting.try_recv()
+        {
+            answers.push(answer);
         }
     }
 

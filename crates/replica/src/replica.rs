@@ -469,7 +469,8 @@ impl Inner {
         self.spawn(keeper::retire(self.clone()));
         self.spawn(elections::begin_campaigning(self.clone()));
         let lease = self.options.timings.election_max;
-        let packer = Packer::new(queues.proposals, self.raft.clone(), &self.proposer, lease);
+        let (raft, clock) = (self.raft.clone(), self.clock.clone());
+        let packer = Packer::new(queues.proposals, raft, &self.proposer, lease, clock);
         self.spawn(packer.run());
         let lease = Assurance::Lease(self.options.timings.lease_ack_age_max());
         self.spawn(self.round_task(queues.rounds, Assurance::Quorum).run());
