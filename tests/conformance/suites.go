@@ -100,6 +100,10 @@ func gateway(o *options, etcd, holdfast *cluster.Cluster) []suite {
 	}
 	var all []suite
 	for _, file := range append(calls, own...) {
+		// The scripts for gRPC have written to both stores.
+		if needs, err := differ.NeedsFreshStore(file); err == nil && needs {
+			continue
+		}
 		name := "JSON " + strings.TrimSuffix(filepath.Base(file), ".jsonl")
 		all = append(all, asked(name, connect, func(d *differ.Differ) (differ.Outcome, error) {
 			if filepath.Dir(file) == filepath.Clean(o.scripts) {

@@ -2,8 +2,8 @@
 //
 // A session is a file of JSON, one command a line: {"args": [...], "stdin": "…",
 // "kill_after_ms": n, "code_only": true}. "$REV" in an argument is the store's revision at that
-// moment, "$REV-2" one before it; "$DIR" is a folder. What commands print is compared after the
-// masks below; of standard error only the lines that begin with "Error:".
+// moment, "$REV-2" one before it; "$DIR" is a folder, "$ENDPOINT" the server. What commands print
+// is compared after the masks below; of standard error only the lines that begin with "Error:".
 package ctl
 
 import (
@@ -99,6 +99,7 @@ func (s Server) run(binary string, c *command) string {
 	var arguments []string
 	for _, argument := range c.Args {
 		argument = strings.ReplaceAll(argument, "$DIR", s.Folder)
+		argument = strings.ReplaceAll(argument, "$ENDPOINT", s.Endpoint)
 		if strings.Contains(argument, "$REV") {
 			revision, err := s.revision(binary)
 			if err != nil {

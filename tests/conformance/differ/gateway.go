@@ -41,6 +41,12 @@ func (d *Differ) Calls(file string) (Outcome, error) {
 	})
 }
 
+// NeedsFreshStore tells whether a script means nothing on a store that has been written to.
+func NeedsFreshStore(file string) (bool, error) {
+	steps, err := read(file)
+	return err == nil && steps[0].Absolute, err
+}
+
 // page is the path of a method of the gateway; empty where it has none.
 func page(m protoreflect.MethodDescriptor) string {
 	rule, _ := proto.GetExtension(m.Options(), annotations.E_Http).(*annotations.HttpRule)
