@@ -44,16 +44,21 @@ pub(super) async fn carry(links: &Links, from: usize, to: usize, near: TcpStream
     let (Ok(near_copy), Ok(far_copy)) = copies else { return };
     let before = links.breaks(from, to).0;
     let version = links.version.subscribe();
-    let (near_in, near_out) = near.into_split();
-    let (far_in, far_out) = far.into_split();
+    let (near_in, mut near_out) = near.into_split();
+    let (far_in, mut far_out) = far.into_split();
     let forth = Way { links: links.clone(), from, to };
     let back = Way { links: links.clone(), from: to, to: from };
-    let work = async { tokio::join!(forth.carry(near_in, far_out), back.carry(far_in, near_out)) };
+    let work = async {
+        tokio::join!(forth.carry(near_in, &mut far_out), back.carry(far_in, &mut near_out))
+    };
     let how = tokio::select! {
         _ = work => return,
         how = broken(links, (from, to), before, version) => how,
     };
-    // Nothing is carried any more, and the copies keep both ends open.
+    // Nothing is carried any more, and the copies keep both ends open. A half that is dropped says
+    // goodbye to its end; one that is forgotten says nothing.
+    near_out.forget();
+    far_out.forget();
     links.count(from, to, |count| count.resets += 1);
     // Where this cannot be said the end is an orderly one, which is a break, too.
     let _ = set_socket_linger(&far_copy, Some(Duration::ZERO));
@@ -106,7 +111,7 @@ async fn swallow(links: &Links, (from, to): (usize, usize), end: OwnedFd) {
 }
 
 impl Way {
-    async fn carry(&self, from: OwnedReadHalf, to: OwnedWriteHalf) {
+    async fn carry(&self, from: OwnedReadHalf, to: &mut OwnedWriteHalf) {
         let (send, receive) = mpsc::channel(PIECES_MAX);
         tokio::join!(self.take(from, send), self.give(receive, to));
     }
@@ -160,7 +165,7 @@ impl Way {
     }
 
     /// Writes each piece when it is due and nothing is cut.
-    async fn give(&self, mut from: mpsc::Receiver<Piece>, mut to: OwnedWriteHalf) {
+    async fn give(&self, mut from: mpsc::Receiver<Piece>, to: &mut OwnedWriteHalf) {
         let mut version = self.links.version.subscribe();
         while let Some(piece) = from.recv().await {
             sleep_until(piece.due).await;
@@ -186,5 +191,75 @@ impl Way {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::super::{Callers, Count};
+    use super::*;
+
+    /// How long something may take to show.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Reads until the connection ends, then lets go of it, as a node does; how it ended.
+    fn listen(mut stream: TcpStream) -> JoinHandle<std::io::Result<usize>> {
+        tokio::spawn(async move { stream.read(&mut [0; 1]).await })
+    }
+
+    /// Node 1, which is this process, has dialled node 2: what each end hears.
+    async fn dialled(links: &Links) -> [JoinHandle<std::io::Result<usize>>; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let door = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let [inside, outside] =
+            [&listener, &door].map(|bound| bound.local_addr().expect("it is bound").to_string());
+        drop(door);
+        links.open(2, &outside, &inside).await.expect("the door opens");
+        let mut near = TcpStream::connect(&outside).await.expect("the door is open");
+        let (mut far, _) = listener.accept().await.expect("somebody dialled");
+        // Only what is carried can be broken.
+        near.write_all(&[7]).await.expect("the connection stands");
+        far.read_exact(&mut [0]).await.expect("the connection stands");
+        [listen(near), listen(far)]
+    }
+
+    async fn shows(links: &Links, what: impl Fn(&Count) -> bool) {
+        let shown = crate::eventually(LIMIT, async || {
+            let count = links.counted(1, 2);
+            anyhow::ensure!(what(&count), "{count:?}");
+            Ok(())
+        });
+        shown.await.expect("it shows");
+    }
+
+    fn links() -> Links {
+        let callers = Callers::default();
+        callers.is(1, std::process::id());
+        Links::new(callers)
+    }
+
+    #[tokio::test]
+    async fn half_open_connection_stands_at_the_end_that_dialled_until_it_is_reset() {
+        let links = links();
+        let [near, far] = dialled(&links).await;
+        links.sever(1, 2, Break::HalfOpen);
+        assert!(far.await.expect("it listens").is_err(), "the end that was dialled is told");
+        shows(&links, |count| count.left_open == 1).await;
+        assert!(!near.is_finished(), "the end that has dialled is not");
+        links.sever(1, 2, Break::Reset);
+        assert_ne!(near.await.expect("it listens").ok(), Some(1), "it ends");
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_reset_ends_at_both_ends() {
+        let links = links();
+        let [near, far] = dialled(&links).await;
+        links.sever(1, 2, Break::Reset);
+        assert!(near.await.expect("it listens").is_err());
+        assert!(far.await.expect("it listens").is_err());
+        shows(&links, |count| count.resets == 1 && count.left_open == 0).await;
     }
 }

@@ -14,6 +14,10 @@ use crate::link::{Break, Count, Rule};
 const SHOW_LIMIT: Duration = Duration::from_secs(3);
 /// Steps between two changes of a link that flaps.
 const FLAP_STEPS: u32 = 3;
+/// Connections are broken so often once more, where no break has shown.
+const MORE_BREAKS: u32 = 8;
+/// How long each of these may take to show.
+const BREAK_SHOW_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn of(kind: Kind) -> Box<dyn Nemesis> {
     match kind {
@@ -46,20 +50,21 @@ fn grown(before: &[Count], after: &[Count], what: impl Fn(&Count) -> u64) -> u64
     after.iter().map(&what).sum::<u64>() - before.iter().map(&what).sum::<u64>()
 }
 
-/// Waits until `count` of the counts of `pairs` has grown, or it must be said that it has not.
+/// Waits until `count` of the counts of `pairs` has grown, or it must be said that it has not;
+/// whether it has.
 async fn shows(
     field: &Field<'_>,
+    limit: Duration,
     pairs: &[(usize, usize)],
     before: &[Count],
     what: impl Fn(&Count) -> u64,
-) {
-    let shown = crate::eventually(SHOW_LIMIT, async || {
+) -> bool {
+    let shown = crate::eventually(limit, async || {
         let after = counts(field, pairs.iter().copied());
         anyhow::ensure!(grown(before, &after, &what) > 0, "nothing shows");
         Ok(())
     });
-    // Whoever calls looks at the counts and says what follows.
-    let _ = shown.await;
+    shown.await.is_ok()
 }
 
 /// Some pairs hear nothing of each other.
@@ -132,7 +137,7 @@ impl Nemesis for Cut {
     async fn heal(&mut self, field: &mut Field<'_>) -> Result<Proof> {
         let cut: Vec<(usize, usize)> = self.pairs.iter().copied().collect();
         self.set(field, true);
-        shows(field, &cut, &self.before, |count| count.held + count.unanswered).await;
+        shows(field, SHOW_LIMIT, &cut, &self.before, |count| count.held + count.unanswered).await;
         let after = counts(field, self.pairs.iter().copied());
         self.set(field, false);
         let held = grown(&self.before, &after, |count| count.held);
@@ -171,7 +176,7 @@ impl Nemesis for Poor {
         let all: Vec<(usize, usize)> = pairs(size).collect();
         let is_lossy = self.rule.lost_permille > 0;
         let what = |count: &Count| if is_lossy { count.resent } else { count.delayed };
-        shows(field, &all, &self.before, what).await;
+        shows(field, SHOW_LIMIT, &all, &self.before, what).await;
         let after = counts(field, pairs(size));
         pairs(size).for_each(|(a, b)| field.cluster.links().set(a, b, Rule::default()));
         let delayed = grown(&self.before, &after, |count| count.delayed);
@@ -205,7 +210,15 @@ impl Nemesis for Broken {
         let all: Vec<(usize, usize)> = pairs(field.cluster.size()).collect();
         let is_reset = self.how == Break::Reset;
         let what = |count: &Count| if is_reset { count.resets } else { count.left_open };
-        shows(field, &all, &self.before, what).await;
+        let mut is_shown = shows(field, SHOW_LIMIT, &all, &self.before, what).await;
+        // Those that chance chose had no connection, or an end that gave up by itself.
+        for _ in 0..MORE_BREAKS {
+            if is_shown {
+                break;
+            }
+            self.step(field).await?;
+            is_shown = shows(field, BREAK_SHOW_LIMIT, &all, &self.before, what).await;
+        }
         let after = counts(field, all.iter().copied());
         let resets = grown(&self.before, &after, |count| count.resets);
         let left_open = grown(&self.before, &after, |count| count.left_open);
