@@ -61,6 +61,15 @@ pub enum Error {
         /// The system's own words.
         source: io::Error,
     },
+    /// What an open found could not be made durable: nothing may rest on it. Open again, after a
+    /// restart of the process.
+    #[error("what was found in {path} cannot be made durable: {source}")]
+    Unsynced {
+        /// The file, or the directory.
+        path: PathBuf,
+        /// The system's own words.
+        source: io::Error,
+    },
     /// An earlier fatal error left the manifest in an unknown state; nothing more is written.
     #[error("manifest is in an unknown state after an earlier failure")]
     Poisoned,
@@ -81,7 +90,7 @@ pub enum Error {
 impl Error {
     /// Whether the process must stop: a sync that counts failed, or the device did (fsyncgate).
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Io { fatal: true, .. } | Self::Poisoned)
+        matches!(self, Self::Io { fatal: true, .. } | Self::Unsynced { .. } | Self::Poisoned)
     }
 
     /// Whether the disk content is damaged: this replica is retired and replaced.

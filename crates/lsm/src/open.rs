@@ -54,6 +54,7 @@ pub(crate) fn open_tree(
     let home = Home { disk, shared, graveyard, resident_index_bytes };
     let number = current_generation(home.disk.as_ref(), entropy.as_ref(), dir)?;
     let generation_dir = dir.join(generation_name(number));
+    sync_names(home.disk.as_ref(), &[&generation_dir, dir])?;
     let version = load_version(&home, entropy.as_ref(), &generation_dir, number)?;
     delete_orphans(home.disk.as_ref(), dir, &version)?;
     let (point, floor) = (version.point, version.floor);
@@ -111,7 +112,7 @@ pub(crate) fn load_version(
         // What is torn must not stand behind the next edit.
         ManifestLog::create(disk, entropy, &path, &read.base)?
     } else {
-        ManifestLog::reopen(disk, &path, &read)?
+        ManifestLog::reopen(disk, &path, &bytes, &read)?
     };
     let base = read.base;
     let graveyard = home.graveyard.clone();
@@ -174,6 +175,15 @@ fn found(disk: &dyn Disk, entropy: &dyn Entropy, dir: &Path, current: &Path) -> 
     }
     write_current(disk, current, FIRST_GENERATION)?;
     Ok(FIRST_GENERATION)
+}
+
+/// Makes durable which files there are: the last process may have ended because it could not, and
+/// what nothing refers to by the names of now is deleted.
+fn sync_names(disk: &dyn Disk, dirs: &[&Path]) -> Result<()> {
+    for dir in dirs {
+        disk.sync_dir(dir).map_err(|source| Error::Unsynced { path: dir.to_path_buf(), source })?;
+    }
+    Ok(())
 }
 
 /// Deletes what a crash left behind: other generations, files no manifest names.

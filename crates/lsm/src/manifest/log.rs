@@ -81,17 +81,34 @@ impl ManifestLog {
         Ok(Self { file, path, birth, end, reserved, base_bytes: end, is_poisoned: false })
     }
 
-    /// Opens the manifest at `path` for appending behind `end`, where its last good record ends.
-    pub(crate) fn reopen(disk: &dyn Disk, path: &Path, read: &ReadManifest) -> Result<Self> {
+    /// Opens the manifest at `path`, of which `bytes` were `read`, for appending behind its last
+    /// good record.
+    ///
+    /// Everything up to there is written once more, and its length set: the sync that failed before
+    /// the last process ended may have left pages that read well, count as clean and never reached
+    /// the disk. The next sync writes back only what is written again.
+    ///
+    /// # Errors
+    /// [`Error::Unsynced`]: nothing may rest on what was read.
+    pub(crate) fn reopen(
+        disk: &dyn Disk,
+        path: &Path,
+        bytes: &[u8],
+        read: &ReadManifest,
+    ) -> Result<Self> {
         let file =
             disk.open(path, OpenMode::Write).map_err(|e| Error::unreferenced("open", path, e))?;
-        let reserved = file.len().map_err(|e| Error::unreferenced("measure", path, e))?;
+        let found = bytes.get(..read.end as usize).unwrap_or(bytes);
+        file.set_len(read.end)
+            .and_then(|()| file.write_all_at(found, 0))
+            .and_then(|()| file.sync_all())
+            .map_err(|source| Error::Unsynced { path: path.to_path_buf(), source })?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
             birth: read.birth,
             end: read.end,
-            reserved,
+            reserved: read.end,
             base_bytes: read.base_end,
             is_poisoned: false,
         })

@@ -7,6 +7,8 @@
 //!   most the last edit can be torn, and a damaged edit with a good one behind it is corruption.
 //! * The first record is a base that needs nothing before it.
 //! * After a failed write or sync of unknown effect nothing more is written.
+//! * What an open finds, and the names it finds it by, are made durable again before anything rests
+//!   on them: after a failed sync the page cache shows what is not on the disk.
 //! * Read points and floors never go back.
 //! A damaged *last* edit cannot be told from a torn one; the journal can: it knows up to which
 //! entry it was purged, and that is never beyond the engine's durable point.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use holdfast_env::sim::SimDisk;
+use holdfast_env::sim::{Effect, Fault, Operation, SimDisk};
 use holdfast_lsm::{CompactionStyle, Completed, EngineOptions, Error, Family, Staging};
 
 use crate::harness::{Op, World, check, open_engine, small_options};
@@ -187,6 +187,36 @@ fn power_cut_during_a_snapshot_install_leaves_the_old_state_or_the_new() {
         }
     }
     assert!(saw_old && saw_new);
+}
+
+#[test]
+fn failed_sync_of_names_during_a_snapshot_install_and_a_power_cut_take_back_nothing() {
+    let source = source();
+    for call in 0..100 {
+        let mut receiver = World::new(small_options());
+        receiver.put("old", "state");
+        receiver.flush();
+        let fault = Fault::new(Operation::SyncDir, Effect::SyncFails).after(call);
+        let fault = receiver.disk.inject(fault);
+        let installed = stage(&receiver, &source).and_then(|d| receiver.engine.replace_from(&d, 0));
+        if receiver.disk.fault_struck(fault) == 0 {
+            assert!(installed.is_ok() && call > 2);
+            return;
+        }
+        receiver.disk.remove_faults();
+        // The process ends and starts again; then the power goes.
+        let killed = receiver.disk.kill();
+        let open = |disk: &SimDisk| {
+            open_engine(disk, &receiver.dir, &receiver.durable, &receiver.options, 9)
+        };
+        let shown = open(&killed).unwrap().read_point();
+        for (seed, keep) in KEEP_PERCENT.into_iter().cycle().take(20).enumerate() {
+            let engine = open(&killed.crash(keep, seed as u64))
+                .unwrap_or_else(|e| panic!("call {call}, keep {keep}: {e}"));
+            assert_eq!(engine.read_point(), shown, "call {call}, keep {keep}");
+        }
+    }
+    panic!("the install never ends");
 }
 
 #[test]

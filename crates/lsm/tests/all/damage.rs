@@ -270,6 +270,46 @@ fn a_device_error_while_writing_is_fatal_and_loses_nothing_durable() {
 }
 
 #[test]
+fn what_an_open_shows_after_a_failed_sync_survives_a_power_cut() {
+    sweep(Operation::Sync, Effect::SyncFails, |world, error, what| {
+        assert!(error.is_some_and(|e| e.is_fatal()), "{what}");
+        // The process aborts, and the page cache stays.
+        world.restart();
+        let shown = world.engine.durable_point();
+        for keep in [0, 50] {
+            let mut after = World::new(small_options());
+            after.model = world.model.clone();
+            let image = world.disk.crash(keep, 1);
+            after.reopen_on(image).unwrap_or_else(|e| panic!("{what}, keep {keep}: {e}"));
+            assert!(after.engine.durable_point().index >= shown.index, "{what}, keep {keep}");
+            after.check();
+        }
+    });
+}
+
+#[test]
+fn engine_that_cannot_make_durable_what_it_found_does_not_open() {
+    for (operation, calls) in [(Operation::SyncDir, 2), (Operation::Sync, 1), (Operation::Write, 1)]
+    {
+        for call in 0..calls {
+            let mut world = World::new(small_options());
+            world.put("a", "1");
+            world.flush();
+            let image = world.disk.kill();
+            let effect =
+                if operation == Operation::Write { Effect::Eio } else { Effect::SyncFails };
+            let fault = image.inject(Fault::new(operation, effect).after(call));
+            let refused = world.reopen_on(image.clone()).unwrap_err();
+            assert_eq!(image.fault_struck(fault), 1, "{operation:?} {call}");
+            assert!(matches!(refused, Error::Unsynced { .. }) && refused.is_fatal(), "{refused}");
+            image.remove_faults();
+            world.reopen_on(image.kill()).unwrap();
+            world.check();
+        }
+    }
+}
+
+#[test]
 fn nothing_is_committed_after_a_manifest_sync_failed() {
     let mut world = World::new(small_options());
     world.put("a", "1");

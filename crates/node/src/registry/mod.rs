@@ -190,11 +190,14 @@ impl Registry {
         for group in found.hit {
             registry.retire(group, "it lost entries or votes that were durable");
         }
-        registry.open_all(found.whole).await;
+        registry.open_all(found.whole).await?;
         Ok(registry)
     }
 
-    async fn open_all(&self, found: Vec<(GroupId, ReplicaDescriptor)>) {
+    async fn open_all(
+        &self,
+        found: Vec<(GroupId, ReplicaDescriptor)>,
+    ) -> Result<(), RegistryError> {
         use futures_util::StreamExt;
         let opened = futures_util::stream::iter(found)
             .map(|(group, descriptor)| async move {
@@ -206,9 +209,14 @@ impl Registry {
         for (group, result) in opened {
             match result {
                 Ok(hosted) => self.insert(hosted),
+                // The replica is as good as before, and the disk may write again after a restart.
+                Err(error @ RegistryError::Engine(holdfast_lsm::Error::Unsynced { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => self.retire(group, &error.to_string()),
             }
         }
+        Ok(())
     }
 
     fn retire(&self, group: GroupId, reason: &str) {
