@@ -26,6 +26,14 @@ const FILES: [&str; 17] = [
     "etcd/v3electionpb/election.proto",
 ];
 
+/// Messages that are not printed as they are.
+const WITH_PASSWORDS: [&str; 4] = [
+    ".holdfast.peer.v1.ForwardPassword",
+    ".etcdserverpb.AuthenticateRequest",
+    ".etcdserverpb.AuthUserAddRequest",
+    ".etcdserverpb.AuthUserChangePasswordRequest",
+];
+
 /// The packages of the etcd API.
 const ETCD: [&str; 5] = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
 
@@ -41,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::Codec")
+        .skip_debug(WITH_PASSWORDS)
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -8,10 +8,10 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use holdfast_model::{KeyspaceId, KeyspaceKind};
 use holdfast_node::api::{
-    ApiError, Call, Cluster as _, EtcdRead, Gateway, Header, Operation, ReadLevel, ReadOptions,
+    ApiError, Call, Cluster as _, EtcdRead, Gateway, Header, Operation, Rank, ReadLevel,
+    ReadOptions,
 };
-use holdfast_node::auth::Identity;
-use holdfast_node::services::timeout;
+use holdfast_node::services::{identity, timeout};
 use holdfast_runtime::{Deadline, sleep};
 use prost::Message;
 use tonic::metadata::MetadataMap;
@@ -73,7 +73,7 @@ impl Service {
             Some(name) => name.to_str().unwrap_or_default().to_owned(),
         };
         let call = Call {
-            identity: Identity::ANONYMOUS,
+            identity: identity(metadata),
             deadline: Deadline::after(self.gateway.limits().deadline(time)),
             direct: false,
         };
@@ -83,6 +83,22 @@ impl Service {
             return Err(EtcdError::NoLeader.into());
         }
         Ok(Asked { call, keyspace, wants_leader })
+    }
+
+    /// The call a request makes, whose caller must have a rank where the keyspace asks for users.
+    pub(crate) async fn asked_by(
+        &self,
+        rank: Rank,
+        metadata: &MetadataMap,
+    ) -> Result<Asked, Status> {
+        let asked = self.asked(metadata)?;
+        self.check_rank(&asked, rank).await?;
+        Ok(asked)
+    }
+
+    /// Refuses who does not have a rank where the keyspace asks for users.
+    pub(crate) async fn check_rank(&self, asked: &Asked, rank: Rank) -> Result<(), Failure> {
+        Ok(self.gateway.require(&asked.call, &asked.keyspace, rank).await?)
     }
 
     /// Refuses a keyspace that is known not to be an etcd: what is written natively there keeps

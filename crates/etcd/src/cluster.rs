@@ -4,7 +4,7 @@
 //! is told what to do instead of changing its members.
 
 use holdfast_model::{ClusterMap, ReplicaRole};
-use holdfast_node::api::{Cluster as _, EtcdRead, Header, Operation};
+use holdfast_node::api::{Cluster as _, EtcdRead, Header, Operation, Rank};
 use holdfast_wire::etcd::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
@@ -31,11 +31,12 @@ impl cluster_server::Cluster for Service {
         &self,
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
-        self.asked(request.metadata())?;
+        let asked = self.asked(request.metadata())?;
         let urls = &request.get_ref().peer_ur_ls;
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(EtcdError::MemberBadUrls.into());
         }
+        self.check_rank(&asked, Rank::Administrator).await?;
         Err(Status::failed_precondition(ADD_INSTEAD))
     }
 
@@ -43,7 +44,7 @@ impl cluster_server::Cluster for Service {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         self.member(&asked, request.get_ref().id)?;
         Err(Status::failed_precondition(REMOVE_INSTEAD))
     }
@@ -52,7 +53,7 @@ impl cluster_server::Cluster for Service {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
         if self.member(&asked, id)?.peer_ur_ls != peer_ur_ls {
             return Err(Status::failed_precondition(UPDATE_INSTEAD));
@@ -77,7 +78,7 @@ impl cluster_server::Cluster for Service {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         // A learner is made a voter by the leader as soon as it has caught up.
         match self.member(&asked, request.get_ref().id)?.is_learner {
             true => Err(EtcdError::LearnerNotReady.into()),
@@ -96,6 +97,7 @@ impl Service {
             let nothing = EtcdRead { keyspace: asked.keyspace.clone(), ..EtcdRead::default() };
             self.gateway.etcd_read(&asked.call, nothing).await?;
         }
+        self.check_rank(asked, Rank::User).await?;
         let header = Some(self.plain_header(asked));
         Ok(MemberListResponse { header, members: self.members(asked)? })
     }

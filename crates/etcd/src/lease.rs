@@ -6,7 +6,9 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use holdfast_model::LeaseId;
 use holdfast_model::limits::{LEASE_TTL_MAX, LEASES_LISTED_MAX};
-use holdfast_node::api::{Answer, ApiError, Lease as _, LeaseGrant, LeaseRemaining, Operation};
+use holdfast_node::api::{
+    Answer, ApiError, Lease as _, LeaseGrant, LeaseRemaining, Operation, Rank,
+};
 use holdfast_wire::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
@@ -150,7 +152,10 @@ impl Service {
     ) -> Result<LeaseTimeToLiveResponse, Failure> {
         let found = match lease_id(id) {
             Ok(lease) => self.gateway.look(&asked.call, &asked.keyspace, lease, keys).await?,
-            Err(_) => Answer { header: self.header_now(asked).await?, value: None },
+            Err(_) => {
+                self.check_rank(asked, Rank::User).await?;
+                Answer { header: self.header_now(asked).await?, value: None }
+            }
         };
         let header = Some(self.answers(asked).header(&found.header));
         let Some(state) = found.value else {

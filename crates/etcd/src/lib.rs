@@ -10,6 +10,7 @@
 
 mod answer;
 pub mod archive;
+mod auth;
 mod call;
 mod cluster;
 mod election;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use holdfast_node::api::{ApiError, Gateway};
 use holdfast_node::services::{Adapter, Guard};
 use holdfast_wire::etcd::DESCRIPTORS;
+use holdfast_wire::etcd::etcdserverpb::auth_server::AuthServer;
 use holdfast_wire::etcd::etcdserverpb::cluster_server::ClusterServer;
 use holdfast_wire::etcd::etcdserverpb::kv_server::KvServer;
 use holdfast_wire::etcd::etcdserverpb::lease_server::LeaseServer;
@@ -76,6 +78,7 @@ fn mount(gateway: &Gateway, options: &Arc<Options>, routes: Routes) -> Routes {
     let watch = WatchServer::new(service()).max_decoding_message_size(limit);
     let lease = LeaseServer::new(service()).max_decoding_message_size(limit);
     let cluster = ClusterServer::new(service()).max_decoding_message_size(limit);
+    let auth = AuthServer::new(service()).max_decoding_message_size(limit);
     let maintenance = MaintenanceServer::new(service()).max_decoding_message_size(limit);
     let lock = LockServer::new(service()).max_decoding_message_size(limit);
     let election = ElectionServer::new(service()).max_decoding_message_size(limit);
@@ -84,6 +87,7 @@ fn mount(gateway: &Gateway, options: &Arc<Options>, routes: Routes) -> Routes {
         .add_service(guarded(lease, limit))
         .add_service(guarded(cluster, limit))
         .add_service(guarded(maintenance, limit))
+        .add_service(guarded(auth, limit))
         .add_service(guarded(lock, limit))
         .add_service(guarded(election, limit))
 }

@@ -1,10 +1,13 @@
 //! Section `[etcd]` of the configuration.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use holdfast_model::{ETCD_KEYSPACE, limits};
 use holdfast_node::config::ConfigError;
 use holdfast_node::services::Door;
+use holdfast_node::users::Settings;
 use serde::{Deserialize, Serialize};
 
 /// The section's name.
@@ -17,6 +20,12 @@ const REQUEST_BYTES_FLOOR: usize = 64 * 1_024;
 const REQUEST_BYTES_CEILING: usize = limits::REQUEST_BYTES_MAX - MESSAGE_OVERHEAD_BYTES;
 /// etcd's floor for the interval of progress notifications.
 const PROGRESS_NOTIFY_MIN_MS: u64 = 100;
+/// A shorter life of a token would be over before a client has used it.
+const TOKEN_TTL_MIN_MS: u64 = 1_000;
+/// A day: whoever finds a token should not have it for long.
+const TOKEN_TTL_MAX_MS: u64 = 24 * 3_600 * 1_000;
+/// Costs that bcrypt knows.
+const BCRYPT_COSTS: RangeInclusive<u32> = 4..=31;
 /// Ports beside the one of section `[listen]`.
 const LISTENERS_MAX: usize = 64;
 
@@ -32,6 +41,11 @@ pub struct Options {
     pub version: String,
     /// How often a quiet watch that wants to be told is told how far it is, milliseconds.
     pub progress_notify_interval_ms: u64,
+    /// How long a token lives after it was made, and after every use on the same node,
+    /// milliseconds.
+    pub auth_token_ttl_ms: u64,
+    /// The cost of the hash of a password: each more doubles the time it takes.
+    pub bcrypt_cost: u32,
     /// Further client ports, each with a keyspace of its own.
     pub listen: Vec<Listen>,
 }
@@ -54,6 +68,8 @@ impl Default for Options {
             request_bytes_max: 1_536 * 1_024,
             version: "3.7.1".to_owned(),
             progress_notify_interval_ms: 600_000,
+            auth_token_ttl_ms: 300_000,
+            bcrypt_cost: 10,
             listen: Vec::new(),
         }
     }
@@ -90,6 +106,12 @@ impl Options {
         self.listen.iter().map(door).collect()
     }
 
+    /// What is set about users.
+    pub fn users(&self) -> Settings {
+        let token_ttl = Duration::from_millis(self.auth_token_ttl_ms);
+        Settings { token_ttl, bcrypt_cost: self.bcrypt_cost }
+    }
+
     /// The longest message that is taken.
     pub(crate) fn message_bytes_max(&self) -> usize {
         self.request_bytes_max + MESSAGE_OVERHEAD_BYTES
@@ -116,6 +138,17 @@ impl Options {
         if given < PROGRESS_NOTIFY_MIN_MS {
             let problem = format!("at least {PROGRESS_NOTIFY_MIN_MS}, given {given}");
             return Err(invalid("etcd.progress_notify_interval_ms", problem));
+        }
+        let (least, most) = (TOKEN_TTL_MIN_MS, TOKEN_TTL_MAX_MS);
+        let given = self.auth_token_ttl_ms;
+        if !(least..=most).contains(&given) {
+            let problem = format!("between {least} and {most}, given {given}");
+            return Err(invalid("etcd.auth_token_ttl_ms", problem));
+        }
+        if !BCRYPT_COSTS.contains(&self.bcrypt_cost) {
+            let (least, most) = (BCRYPT_COSTS.start(), BCRYPT_COSTS.end());
+            let problem = format!("between {least} and {most}, given {}", self.bcrypt_cost);
+            return Err(invalid("etcd.bcrypt_cost", problem));
         }
         if self.listen.len() > LISTENERS_MAX {
             let problem = format!("at most {LISTENERS_MAX} ports, given {}", self.listen.len());
@@ -182,6 +215,10 @@ mod tests {
             "etcd.request_bytes_max=16777216",
             "etcd.version=3.7",
             "etcd.progress_notify_interval_ms=99",
+            "etcd.auth_token_ttl_ms=999",
+            "etcd.auth_token_ttl_ms=86400001",
+            "etcd.bcrypt_cost=3",
+            "etcd.bcrypt_cost=32",
             "etcd.listen=[{ address = 'here', keyspace = 'a' }]",
             "etcd.listen=[{ address = '127.0.0.1:2379', keyspace = '' }]",
             "etcd.listen=[{ adress = '127.0.0.1:2379', keyspace = 'a' }]",

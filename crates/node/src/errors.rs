@@ -205,6 +205,17 @@ impl ApiError {
             )
     }
 
+    /// Whether who asks could not be established.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.code() == ErrorCode::Unauthenticated
+    }
+
+    /// Whether it is about who asks, whatever was asked for.
+    pub fn is_about_caller(&self) -> bool {
+        let is_denied = self.code() == ErrorCode::PermissionDenied;
+        is_denied || self.is_unauthenticated() || matches!(self, Self::Auth(_))
+    }
+
     /// Who leads the range, where the error knows.
     pub fn leader(&self) -> Option<NodeId> {
         match self {
@@ -360,9 +371,32 @@ pub(crate) fn from_info(info: ErrorInfo) -> ApiError {
         ErrorCode::Corrupt => ApiError::Corrupt,
         ErrorCode::Behind => ApiError::Behind { revision: info.bound },
         ErrorCode::DuplicateKey => ApiError::DuplicateKey,
+        ErrorCode::Invalid | ErrorCode::FailedPrecondition => {
+            let refusal = REFUSALS.iter().find(|refusal| refusal.to_string() == info.message);
+            refusal.map_or_else(|| ApiError::Forwarded(Box::new(info)), |one| ApiError::Auth(*one))
+        }
         _ => ApiError::Forwarded(Box::new(info)),
     }
 }
+
+/// Refusals that are nothing but their text, by which they are known after a journey.
+const REFUSALS: [AuthRefusal; 15] = [
+    AuthRefusal::RootUserNotExist,
+    AuthRefusal::RootRoleNotExist,
+    AuthRefusal::UserAlreadyExist,
+    AuthRefusal::UserEmpty,
+    AuthRefusal::UserNotFound,
+    AuthRefusal::RoleAlreadyExist,
+    AuthRefusal::RoleNotFound,
+    AuthRefusal::RoleEmpty,
+    AuthRefusal::AuthFailed,
+    AuthRefusal::PermissionNotGiven,
+    AuthRefusal::RoleNotGranted,
+    AuthRefusal::PermissionNotGranted,
+    AuthRefusal::AuthNotEnabled,
+    AuthRefusal::InvalidAuthManagement,
+    AuthRefusal::AuthOldRevision,
+];
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

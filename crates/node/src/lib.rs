@@ -25,5 +25,6 @@ pub mod router;
 pub mod sealed;
 pub mod services;
 pub mod system;
+pub mod users;
 
 pub use lifecycle::{DataDir, DataDirError, Node, StartError, World};

@@ -204,6 +204,7 @@ async fn run(config: Config, single: bool) -> anyhow::Result<ExitCode> {
         }),
         adapters: vec![holdfast_etcd::adapter(&etcd)],
         more_doors: etcd.doors(),
+        users: etcd.users(),
     };
     // Before the node: recovery may take long, and the health pages tell that it goes on.
     let (arrival, tasks) = (Arc::new(Arrival::default()), Tasks::new());

@@ -9,6 +9,7 @@
 mod codec;
 mod convert;
 mod error;
+mod secrets;
 
 pub use codec::{Codec, ProtobufDecoder, ProtobufEncoder};
 pub use convert::WireError;

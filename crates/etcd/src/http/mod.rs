@@ -98,7 +98,8 @@ impl Pages {
             return Err("RAFT NO LEADER".to_owned());
         }
         let time = gateway.limits().deadline(None);
-        let (identity, deadline) = (Identity::ANONYMOUS, Deadline::after(time));
+        // The node asks itself: whether it is healthy is told to who has no token.
+        let (identity, deadline) = (Identity::system(), Deadline::after(time));
         let call = Call { identity, deadline, direct: false };
         let (keyspace, read) = (self.options.keyspace.clone(), read_options(serializable));
         let get = Get { keyspace, key: HEALTH_KEY.into(), read, ..Get::default() };

@@ -13,7 +13,7 @@ use futures_util::stream::BoxStream;
 use holdfast_kv::command::{EtcdAlarm, EtcdAlarmKind};
 use holdfast_kv::{Alarm, Outcome};
 use holdfast_model::Revision;
-use holdfast_node::api::{Answer, ApiError, Cluster as _, Operation, Write};
+use holdfast_node::api::{Answer, ApiError, Cluster as _, Operation, Rank, Write};
 use holdfast_wire::etcd::etcdserverpb::alarm_request::AlarmAction;
 use holdfast_wire::etcd::etcdserverpb::downgrade_request::DowngradeAction;
 use holdfast_wire::etcd::etcdserverpb::{
@@ -53,7 +53,7 @@ impl maintenance_server::Maintenance for Service {
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         let started = self.gateway.now();
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::User, request.metadata()).await?;
         let result = self.own_status(&asked).await;
         self.done(Operation::Cluster, None, started, result)
     }
@@ -62,14 +62,14 @@ impl maintenance_server::Maintenance for Service {
         &self,
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
-        self.asked(request.metadata())?;
+        self.asked_by(Rank::Administrator, request.metadata()).await?;
         // Space comes back in compaction: there is nothing to do, and nobody has to wait.
         Ok(Response::new(DefragmentResponse::default()))
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         let started = self.gateway.now();
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         let result = self.state_hash(&asked).await;
         self.done(Operation::Cluster, None, started, result)
     }
@@ -91,7 +91,7 @@ impl maintenance_server::Maintenance for Service {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let started = self.gateway.now();
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         let result = snapshot::snapshot(self.clone(), asked, self.cluster_version()).await;
         self.done(Operation::Cluster, None, started, result)
     }
@@ -101,7 +101,7 @@ impl maintenance_server::Maintenance for Service {
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         let started = self.gateway.now();
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         let result = self.hand_over(&asked, request.get_ref().target_id).await;
         self.done(Operation::Cluster, None, started, result)
     }
@@ -110,7 +110,7 @@ impl maintenance_server::Maintenance for Service {
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        let asked = self.asked(request.metadata())?;
+        let asked = self.asked_by(Rank::Administrator, request.metadata()).await?;
         let cluster = self.cluster_version();
         let request = request.get_ref();
         if request.action() != DowngradeAction::Cancel {

@@ -197,7 +197,12 @@ impl Multiplexer {
                 if is_of_this_node(&status) {
                     return Err(status);
                 }
-                return Ok(vec![refused(self.header_now(), status.message().to_owned())]);
+                let reason = reason_of(&error, &status);
+                if error.is_about_caller() && self.next_id == wish.id + 1 {
+                    // etcd gives no number to a watch that is not allowed.
+                    self.next_id = wish.id;
+                }
+                return Ok(vec![refused(self.header_now(), reason)]);
             }
         };
         let observer = self.service.gateway.observer().clone();
@@ -278,6 +283,15 @@ impl Multiplexer {
 /// Whether what happened says nothing about the watch, only about the node that serves it.
 fn is_of_this_node(status: &Status) -> bool {
     status.code() == Code::Unavailable
+}
+
+/// Why there is no watch. Of what is about the caller etcd's clients look for the words that its
+/// transport has for an error as a whole.
+fn reason_of(error: &ApiError, status: &Status) -> String {
+    match error.is_about_caller() {
+        true => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
+        false => status.message().to_owned(),
+    }
 }
 
 /// The watch that is being opened, when it stands or does not; never, where none is.

@@ -64,6 +64,7 @@ impl Running {
             fatal: Arc::new(|reason: &str| panic!("fatal: {reason}")),
             adapters: vec![holdfast_etcd::adapter(&options)],
             more_doors: options.doors(),
+            users: options.users(),
         };
         let node = Node::start(config, world, true).await.unwrap();
         let running = Self { node, host, _dir: dir };

@@ -13,4 +13,5 @@ mod locks;
 mod maintenance;
 mod operators;
 mod refusals;
+mod users;
 mod watches;

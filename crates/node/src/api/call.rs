@@ -20,6 +20,15 @@ pub struct Call {
     pub direct: bool,
 }
 
+/// What a call about an etcd keyspace as a whole asks of its caller, where users are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// To be somebody.
+    User,
+    /// To have the role `root`.
+    Administrator,
+}
+
 /// Stands in every answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {

@@ -3,7 +3,8 @@
 //! Adapters (holdfast.v1 now, etcd and REST beside it) translate their messages into these calls
 //! and answers; sizes, identity and routing are dealt with behind them, in [`Gateway`].
 //! Invariants:
-//! * Limits and permission are checked before a call is routed or anything is proposed.
+//! * Limits and permission are checked before a call is routed or anything is proposed; what the
+//!   users of a keyspace of its own may, by the replica that serves it.
 //! * An error that is not [`ApiError::is_unknown`] means that a mutation did not and will not
 //!   happen.
 //! * A call ends by its deadline. A stream ends when it is dropped, and so does what it waits for.
@@ -14,7 +15,7 @@ mod coordination;
 mod kv;
 mod observe;
 
-pub use call::{Answer, Call, Header, Point, ReadOptions, Staleness, Standing};
+pub use call::{Answer, Call, Header, Point, Rank, ReadOptions, Staleness, Standing};
 pub use cluster::{Cluster, ClusterAdmin};
 pub use coordination::{
     Lease, LeaseGrant, LeaseRemaining, LeaseState, ListedLease, Lock, LockAcquire, LockAcquired,
@@ -29,6 +30,7 @@ pub use observe::{Observer, Operation, Silent, level_name};
 
 pub use crate::errors::{ApiError, LeaderHint};
 pub use crate::router::{Gateway, GatewayParts, Host};
+pub use crate::users::Password;
 
 /// A boxed future of an API call.
 pub type Reply<'a, T> = futures_util::future::BoxFuture<'a, Result<T, ApiError>>;

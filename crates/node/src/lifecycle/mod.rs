@@ -37,6 +37,7 @@ use crate::router::{Gateway, GatewayParts, Host};
 use crate::sealed::{self, Kind, SealedError};
 use crate::services;
 use crate::system::{Admin, MapCache, State, System, SystemDeps};
+use crate::users;
 
 pub(crate) use data_dir::create_durably;
 pub use data_dir::{DataDir, DataDirError};
@@ -105,6 +106,8 @@ pub struct World {
     pub adapters: Vec<services::Adapter>,
     /// Further client ports.
     pub more_doors: Vec<services::Door>,
+    /// Of the users that keyspaces have.
+    pub users: users::Settings,
 }
 
 /// A running node.
@@ -524,6 +527,7 @@ fn gateway(
         authorizer: Arc::new(Open),
         observer: metrics.clone(),
         limits: ground.config.limits.clone(),
+        users: ground.world.users,
         pool: ground.pool.clone(),
         clock: doors.clock.clone(),
         entropy: doors.entropy.clone(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_kv as kv;
 use holdfast_model::{NodeId, RangeId};
 use holdfast_replica::{Replica, Role};
@@ -35,13 +36,13 @@ impl Gateway {
         &self,
         call: &Call,
         place: Place<'_>,
-        command: &kv::Command,
+        mut command: kv::Command,
     ) -> Result<Proposed, ApiError> {
         let mut backoff = Backoff::new(call.deadline);
         let mut hint = None;
         loop {
             let error = match self.resolve(place) {
-                Ok(target) => match self.propose_once(call, &target, hint, command).await {
+                Ok(target) => match self.propose_once(call, &target, hint, &mut command).await {
                     Ok(proposed) => match proposed.elsewhere() {
                         Some(error) if !call.direct => error.clone(),
                         _ => return Ok(proposed),
@@ -122,10 +123,12 @@ impl Gateway {
         call: &Call,
         target: &Target,
         hint: Option<NodeId>,
-        command: &kv::Command,
+        command: &mut kv::Command,
     ) -> Result<Proposed, ApiError> {
         match self.turn_to_lead(call, target, hint)? {
-            Turn::Here(replica) => serve::propose(self, &replica, command, call.deadline).await,
+            Turn::Here(replica) => {
+                serve::propose(self, &replica, &call.identity, command, call.deadline).await
+            }
             Turn::There(node) => {
                 let work = Work::Command(command.to_bytes());
                 let answer = self.send(call, target.range, node, work).await;
@@ -144,7 +147,9 @@ impl Gateway {
         query: &Query,
     ) -> Result<Served, ApiError> {
         match turn? {
-            Turn::Here(replica) => serve::read(self, &replica, spec, query, call.deadline).await,
+            Turn::Here(replica) => {
+                serve::read(self, &replica, &call.identity, spec, query, call.deadline).await
+            }
             Turn::There(node) => {
                 let work = Work::Read(forwarded::read_message(spec, query));
                 let answer = self.send(call, range, node, work).await;
@@ -228,6 +233,7 @@ impl Gateway {
             range_id: range.0,
             deadline_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             user: call.identity.name().to_owned(),
+            token: call.identity.token().map(Bytes::copy_from_slice),
             work: Some(work),
             ..peer::ForwardRequest::default()
         };

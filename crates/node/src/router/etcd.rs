@@ -9,7 +9,7 @@ use super::attempt::not_hosted;
 use super::read::check_options;
 use super::serve::{Query, Reply, engine_error};
 use super::{Gateway, Place, keyspace_of, no_range};
-use crate::api::{Answer, ApiError, Call, EtcdRead, Header, Standing};
+use crate::api::{Answer, ApiError, Call, EtcdRead, Header, Rank, Standing};
 use crate::auth::{Keys, Verb};
 
 impl Gateway {
@@ -68,6 +68,7 @@ impl Gateway {
         self.allow(call, Verb::Administer, keyspace, Keys::None)?;
         let range = self.resolve(self.etcd_range(keyspace)?)?.range;
         let replica = self.parts.host.replica(range).ok_or_else(|| not_hosted(range))?;
+        self.allow_rank(&replica, &call.identity, Rank::Administrator)?;
         let reader = replica.reader().clone();
         let hash = self.parts.pool.run(move || reader.history_hash(revision));
         let hash = hash.await.map_err(|error| ApiError::NotReady(error.to_string()))?;

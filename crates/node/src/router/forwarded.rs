@@ -20,7 +20,8 @@ use super::attempt::{self, answer_by, not_hosted};
 use super::outcome;
 use super::serve::{self, Page, Proposed, Query, ReadSpec, Reply, ScanQuery, Served};
 use super::{Gateway, watch};
-use crate::api::{ApiError, LeaseState, ListedLease, Point};
+use crate::api::{ApiError, LeaseState, ListedLease, Password, Point, Rank};
+use crate::auth::Identity;
 use crate::convert;
 use crate::limits::at_most;
 use crate::peers::ForwardHandler;
@@ -47,6 +48,12 @@ pub(super) fn read_message(spec: &ReadSpec, query: &Query) -> peer::ForwardRead 
         }),
         Query::Lock(name) => Asked::Lock(name.clone()),
         Query::Etcd(txn) => Asked::Etcd(txn.encode_to_vec().into()),
+        Query::Rank(Rank::User) => Asked::Rank(peer::ForwardRank::User.into()),
+        Query::Rank(Rank::Administrator) => Asked::Rank(peer::ForwardRank::Administrator.into()),
+        Query::Authenticate { name, password } => Asked::Authenticate(peer::ForwardPassword {
+            name: name.clone(),
+            password: password.bytes().clone(),
+        }),
     };
     peer::ForwardRead {
         level: convert::level(spec.level).into(),
@@ -90,6 +97,14 @@ fn read_from(message: peer::ForwardRead) -> Result<(ReadSpec, Query), ApiError> 
         }
         Some(Asked::Lock(name)) => Query::Lock(name),
         Some(Asked::Etcd(bytes)) => Query::Etcd(etcd_from(bytes)?),
+        Some(Asked::Rank(rank)) => match peer::ForwardRank::try_from(rank) {
+            Ok(peer::ForwardRank::User) => Query::Rank(Rank::User),
+            // Whatever a later version asks for: nobody without the highest has it.
+            _ => Query::Rank(Rank::Administrator),
+        },
+        Some(Asked::Authenticate(peer::ForwardPassword { name, password })) => {
+            Query::Authenticate { name, password: Password::new(password) }
+        }
         None => return Err(ApiError::Malformed("a forwarded read asks for nothing".into())),
     };
     Ok((spec, query))
@@ -129,6 +144,8 @@ fn served_message(served: Served) -> ForwardResponse {
         Reply::Lock(state) => answer.lock = Some(outcome::lock_state_message(state)),
         Reply::Etcd(Ok(etcd)) => answer.etcd = Some(outcome::etcd_message(etcd)),
         Reply::Etcd(Err(refusal)) => answer.error = Some(outcome::refused(&refusal).info()),
+        Reply::Rank => {}
+        Reply::Token(token) => answer.token = token,
     }
     answer
 }
@@ -173,6 +190,8 @@ pub(super) fn served(mut answer: ForwardResponse, query: &Query) -> Result<Serve
             let etcd = answer.etcd.ok_or_else(|| short("the transaction"))?;
             Reply::Etcd(Ok(outcome::etcd_from(etcd)?))
         }
+        Query::Rank(_) => Reply::Rank,
+        Query::Authenticate { .. } => Reply::Token(answer.token),
     };
     Ok(Served { header, staleness, reply })
 }
@@ -209,14 +228,16 @@ impl Gateway {
         let replica = self.hosted(RangeId(request.range_id))?;
         let time = Duration::from_millis(request.deadline_ms);
         let deadline = answer_by(self.parts.limits.deadline(Some(time)));
+        let who = &Identity::of_peer(&request.user, request.token.as_deref());
         match request.work {
             Some(Work::Command(bytes)) => {
-                let command = self.forwarded_command(bytes)?;
-                serve::propose(self, &replica, &command, deadline).await.map(proposed_message)
+                let command = &mut self.forwarded_command(bytes)?;
+                let proposed = serve::propose(self, &replica, who, command, deadline).await;
+                proposed.map(proposed_message)
             }
             Some(Work::LockWait(bytes)) => {
-                let command = self.forwarded_command(bytes)?;
-                let waited = self.acquire_here(&replica, &command, deadline).await;
+                let command = &mut self.forwarded_command(bytes)?;
+                let waited = self.acquire_here(&replica, who, command, deadline).await;
                 waited.map(proposed_message)
             }
             Some(Work::Read(read)) => {
@@ -225,7 +246,8 @@ impl Gateway {
                     // The other node may be configured otherwise.
                     self.validate(&kv::Command::single(txn.clone()))?;
                 }
-                serve::read(self, &replica, &spec, &query, deadline).await.map(served_message)
+                let served = serve::read(self, &replica, who, &spec, &query, deadline).await;
+                served.map(served_message)
             }
             None => Err(ApiError::Malformed("a forwarded request asks for nothing".into())),
         }
@@ -290,7 +312,11 @@ mod tests {
         let step = kv::command::EtcdOperation::Range(range).into();
         let txn = kv::command::EtcdTxn { success: vec![step], ..Default::default() };
         let leases = Query::Leases { after: LeaseId(7), limit: 3 };
-        for query in [query, Query::Etcd(txn), leases] {
+        let (name, password) = ("anna".to_owned(), Password::new("secret"));
+        let authenticate = Query::Authenticate { name, password };
+        let ranks = [Rank::User, Rank::Administrator].map(Query::Rank);
+        let others = [Query::Etcd(txn), leases, authenticate];
+        for query in std::iter::once(query).chain(others).chain(ranks) {
             let (back, asked) = read_from(read_message(&spec, &query)).unwrap();
             assert_eq!(format!("{back:?} {asked:?}"), format!("{spec:?} {query:?}"));
         }

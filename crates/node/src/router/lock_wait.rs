@@ -20,6 +20,7 @@ use super::coordination::lock_outcome;
 use super::serve::{self, Proposed};
 use super::{Gateway, Place, forwarded};
 use crate::api::{ApiError, Call, Header};
+use crate::auth::Identity;
 
 /// Time at the end of a wait that is kept for leaving the queue: a fifth, at most this.
 const LEAVE_MAX: Duration = Duration::from_millis(250);
@@ -37,14 +38,15 @@ impl Gateway {
         acquire: LockAcquire,
     ) -> Result<(Header, kv::LockOutcome), ApiError> {
         let items = vec![kv::Item { seq: 0, operation: Some(acquire.into()) }];
-        let command = self.command(call, None, items)?;
+        let mut command = self.command(call, None, items)?;
         let mut backoff = Backoff::new(call.deadline);
         let mut hint = None;
         loop {
             let error = match self.resolve(place) {
                 Ok(target) => match self.turn_to_lead(call, &target, hint) {
                     Ok(Turn::Here(replica)) => {
-                        self.acquire_here(&replica, &command, call.deadline).await
+                        let who = &call.identity;
+                        self.acquire_here(&replica, who, &mut command, call.deadline).await
                     }
                     Ok(Turn::There(node)) => {
                         let work = Work::LockWait(command.to_bytes());
@@ -67,11 +69,14 @@ impl Gateway {
     pub(super) async fn acquire_here(
         &self,
         replica: &Replica,
-        command: &kv::Command,
+        who: &Identity,
+        command: &mut kv::Command,
         deadline: Deadline,
     ) -> Result<Proposed, ApiError> {
         let acquire = match command.items.as_slice() {
-            [kv::Item { operation: Some(kv::Operation::LockAcquire(acquire)), .. }] => acquire,
+            [kv::Item { operation: Some(kv::Operation::LockAcquire(acquire)), .. }] => {
+                acquire.clone()
+            }
             _ => return Err(ApiError::Malformed("a lock to wait for: exactly one".into())),
         };
         let left = deadline.remaining();
@@ -84,19 +89,20 @@ impl Gateway {
                     retry_after: LEAVE_MAX,
                 });
             };
-            let proposed = serve::propose(self, replica, command, deadline).await?;
+            let proposed = serve::propose(self, replica, who, command, deadline).await?;
             if !is_waiting(&proposed) {
                 return Ok(proposed);
             }
-            let mut place = QueuePlace::new(replica, acquire);
+            let mut place = QueuePlace::new(replica, who, &acquire);
             let ended = place.wait(self, grant, until).await;
             // Whatever comes now, the place is dealt with: taken, left, lost, asked for elsewhere.
             place.kept = true;
             match ended? {
-                Ended::Granted(grant) => return Ok(granted(proposed, acquire, &grant)),
+                Ended::Granted(grant) => return Ok(granted(proposed, &acquire, &grant)),
                 Ended::Held(answer) => return Ok(answer),
                 Ended::Late => {
-                    return serve::propose(self, replica, &place.release(), deadline).await;
+                    let mut release = place.release();
+                    return serve::propose(self, replica, who, &mut release, deadline).await;
                 }
                 Ended::Lost => {}
             }
@@ -144,6 +150,7 @@ fn granted(proposed: Proposed, acquire: &LockAcquire, grant: &kv::LockGrant) -> 
 /// A place in a lock's queue, given up when dropped unless it was dealt with.
 struct QueuePlace {
     replica: Replica,
+    who: Identity,
     name: Bytes,
     owner: Bytes,
     /// How often it has to be kept alive.
@@ -152,10 +159,11 @@ struct QueuePlace {
 }
 
 impl QueuePlace {
-    fn new(replica: &Replica, acquire: &LockAcquire) -> Self {
+    fn new(replica: &Replica, who: &Identity, acquire: &LockAcquire) -> Self {
         let (name, owner) = (acquire.name.clone(), acquire.owner.clone());
         let beat = Duration::from_millis(acquire.ttl_ms.max(1)) / KEEP_ALIVES_PER_TTL;
-        Self { replica: replica.clone(), name, owner, beat, kept: false }
+        let (replica, who) = (replica.clone(), who.clone());
+        Self { replica, who, name, owner, beat, kept: false }
     }
 
     /// Waits for the grant and keeps the place alive meanwhile.
@@ -172,7 +180,8 @@ impl QueuePlace {
                 Err(_) if until.has_passed() => return Ok(Ended::Late),
                 Err(_) => {}
             }
-            let kept = serve::propose(gateway, &self.replica, &self.keep_alive(), until).await;
+            let (replica, mut keep_alive) = (&self.replica, self.keep_alive());
+            let kept = serve::propose(gateway, replica, &self.who, &mut keep_alive, until).await;
             match kept.and_then(Proposed::single).and_then(lock_outcome) {
                 Ok((header, lock)) => match lock.standing {
                     kv::LockStanding::Waiting { .. } => {}

@@ -8,6 +8,7 @@
 //! * A `direct` call never leaves this node.
 //! * The map only says where to ask; whether the range owns the key is checked in its own state.
 
+mod allow;
 mod attempt;
 mod backoff;
 mod cluster;
@@ -21,6 +22,7 @@ mod read;
 mod scan;
 mod serve;
 mod token;
+mod users;
 mod watch;
 mod write;
 
@@ -42,6 +44,7 @@ use crate::errors::LeaderHint;
 use crate::limits::Limits;
 use crate::peers::ForwardSender;
 use crate::system::MapCache;
+use crate::users::{Settings, Users};
 
 pub(crate) use attempt::answer_by;
 pub(crate) use coordination::unexpected;
@@ -79,6 +82,8 @@ pub struct GatewayParts {
     pub observer: Arc<dyn Observer>,
     /// What a request may ask for; validated.
     pub limits: Limits,
+    /// Of the users that keyspaces have.
+    pub users: Settings,
     /// Threads that may wait for a disk.
     pub pool: Pool,
     /// Time, to measure calls with.
@@ -93,6 +98,7 @@ pub struct Gateway {
     parts: Arc<GatewayParts>,
     /// The rules of single operations, taken out of the limits once.
     rules: Arc<kv::Limits>,
+    users: Arc<Users>,
 }
 
 impl Debug for Gateway {
@@ -131,7 +137,8 @@ impl Gateway {
     /// A gateway of `parts`.
     pub fn new(parts: GatewayParts) -> Self {
         let rules = Arc::new(parts.limits.operations());
-        Self { parts: Arc::new(parts), rules }
+        let users = Arc::new(Users::new(parts.users));
+        Self { parts: Arc::new(parts), rules, users }
     }
 
     /// The limits requests are held to.

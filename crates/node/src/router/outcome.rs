@@ -553,6 +553,18 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_about_users_is_the_same_one_after_a_journey() {
+        use kv::AuthRefusal as R;
+        let refusals = [R::UserEmpty, R::AuthOldRevision, R::AuthFailed, R::RootUserNotExist];
+        for refusal in refusals {
+            let here = refused(&kv::Refusal::Auth(refusal));
+            assert_eq!(from_message(to_message(Err(here.clone()))), Err(here));
+        }
+        let denied = refused(&kv::Refusal::Auth(R::PermissionDenied));
+        assert!(from_message(to_message(Err(denied))).unwrap_err().is_about_caller());
+    }
+
+    #[test]
     fn an_unknown_outcome_for_want_of_time_stays_one_between_nodes() {
         for (deadline, code) in
             [(true, tonic::Code::DeadlineExceeded), (false, tonic::Code::Aborted)]

@@ -12,8 +12,12 @@ use holdfast_replica::{ProposeError, ReadError, ReadRequest, Replica};
 use holdfast_runtime::Deadline;
 
 use super::Gateway;
+use super::allow::is_outdated;
 use super::outcome::{self, ItemResult};
-use crate::api::{ApiError, Header, LeaseState, ListedLease, Point, ReadLevel, Staleness};
+use crate::api::{
+    ApiError, Header, LeaseState, ListedLease, Password, Point, Rank, ReadLevel, Staleness,
+};
+use crate::auth::Identity;
 
 /// Most threads that read the keys of one request from the disk at the same time.
 const COLD_PARTS_MAX: usize = 8;
@@ -22,6 +26,8 @@ const COLD_PARTS_MAX: usize = 8;
 const REVISION_WAIT: Duration = Duration::from_millis(100);
 /// How often a read of the newest state starts anew because compaction overtook it.
 const RESTARTS_MAX: usize = 64;
+/// How often a call is judged, because users of its keyspace changed before it was done.
+const JUDGED_MAX: usize = 3;
 
 /// What became of a command that was carried out.
 #[derive(Clone, Debug)]
@@ -38,6 +44,12 @@ impl Proposed {
         let is_elsewhere = |item: &ItemResult| item.as_ref().is_err_and(ApiError::is_elsewhere);
         let error = self.items.first().and_then(|item| item.as_ref().err());
         error.filter(|_| self.items.iter().all(is_elsewhere))
+    }
+
+    /// Whether nothing was carried out because users changed after the command was judged.
+    fn is_outdated(&self) -> bool {
+        let outdated = Err(ApiError::Auth(kv::AuthRefusal::AuthOldRevision));
+        !self.items.is_empty() && self.items.iter().all(|item| *item == outdated)
     }
 
     /// The outcome of a command of one item.
@@ -78,6 +90,20 @@ pub(crate) enum Query {
     Lock(Bytes),
     /// A transaction that only reads.
     Etcd(kv::command::EtcdTxn),
+    /// Whether the caller has a rank in the keyspace.
+    Rank(Rank),
+    /// A token for whoever knows the password.
+    Authenticate {
+        name: String,
+        password: Password,
+    },
+}
+
+impl Query {
+    /// Whether it is about who somebody is, not about keys.
+    fn is_about_users(&self) -> bool {
+        matches!(self, Self::Rank(_) | Self::Authenticate { .. })
+    }
 }
 
 /// Part of a scan.
@@ -103,6 +129,10 @@ pub(crate) enum Reply {
     Lock(kv::LockState),
     /// A refusal is told as an error before the answer leaves the replica's node.
     Etcd(Result<kv::EtcdOutcome, kv::Refusal>),
+    /// The caller has the rank.
+    Rank,
+    /// A token; `None` where the password is not the user's.
+    Token(Option<String>),
 }
 
 /// Entries in the order of the scan.
@@ -128,8 +158,26 @@ impl Served {
     }
 }
 
-/// Proposes `command` on `replica`.
+/// Proposes `command` of `who` on `replica`, stamped with its user.
 pub(crate) async fn propose(
+    gateway: &Gateway,
+    replica: &Replica,
+    who: &Identity,
+    command: &mut kv::Command,
+    deadline: Deadline,
+) -> Result<Proposed, ApiError> {
+    let mut judged = 0;
+    loop {
+        gateway.allow_command(replica, who, command).await?;
+        judged += 1;
+        let proposed = propose_allowed(gateway, replica, command, deadline).await?;
+        if judged >= JUDGED_MAX || !proposed.is_outdated() {
+            return Ok(proposed);
+        }
+    }
+}
+
+async fn propose_allowed(
     gateway: &Gateway,
     replica: &Replica,
     command: &kv::Command,
@@ -216,10 +264,11 @@ fn stopped(range: RangeId) -> ApiError {
     ApiError::NotHere(format!("the replica of range {} on this node has stopped", range.0))
 }
 
-/// Answers `query` from `replica`.
+/// Answers `query` of `who` from `replica`.
 pub(crate) async fn read(
     gateway: &Gateway,
     replica: &Replica,
+    who: &Identity,
     spec: &ReadSpec,
     query: &Query,
     deadline: Deadline,
@@ -235,7 +284,7 @@ pub(crate) async fn read(
         Ok(view) => view,
         Err(error) => return Err(read_error(gateway, replica.options().range, error, spec)),
     };
-    if view.reader.is_corrupt() {
+    if view.reader.is_corrupt() && !query.is_about_users() {
         return Err(ApiError::Corrupt);
     }
     let header = Header { term: view.term, epoch: view.epoch, ..gateway.header_of(replica) };
@@ -243,7 +292,7 @@ pub(crate) async fn read(
         .then_some(view.staleness)
         .flatten()
         .map(|bound| Staleness { bound: bound.bound, clock_based: bound.clock_based });
-    let (point, reply) = answer(gateway, view.reader, spec.at, query).await?;
+    let (point, reply) = judged_answer(gateway, view.reader, who, spec, query, deadline).await?;
     if let Reply::Etcd(Err(refusal)) = &reply {
         return Err(outcome::refused(refusal));
     }
@@ -273,6 +322,37 @@ fn named_revision(spec: &ReadSpec, query: &Query) -> Revision {
         _ => None,
     });
     ranges.max().map_or(at, |revision| at.max(Revision(revision)))
+}
+
+/// Answers `query` if `who` may ask it, by the users of the state that is read.
+async fn judged_answer(
+    gateway: &Gateway,
+    reader: kv::Reader,
+    who: &Identity,
+    spec: &ReadSpec,
+    query: &Query,
+    deadline: Deadline,
+) -> Result<(kv::ReadPoint, Reply), ApiError> {
+    if who.is_system() {
+        return answer(gateway, reader, spec.at, query).await;
+    }
+    for _ in 0..JUDGED_MAX {
+        let auth = reader.auth().map_err(engine_error)?;
+        gateway.allow_query(&reader, &auth, who, query).await?;
+        let answer = match query {
+            Query::Rank(_) => (reader.point(), Reply::Rank),
+            Query::Authenticate { name, password } => {
+                let token = gateway.token_for(&auth, name, password, deadline).await?;
+                (reader.point(), Reply::Token(token))
+            }
+            query => answer(gateway, reader.clone(), spec.at, query).await?,
+        };
+        let now = reader.auth().map_err(engine_error)?;
+        if !is_outdated(&auth, &now) {
+            return Ok(answer);
+        }
+    }
+    Err(ApiError::Auth(kv::AuthRefusal::AuthOldRevision))
 }
 
 fn read_error(gateway: &Gateway, range: RangeId, error: ReadError, spec: &ReadSpec) -> ApiError {
@@ -422,6 +502,9 @@ fn look(reader: &kv::Reader, at: kv::At, query: &Query) -> kv::Result<Reply> {
         }
         Query::Lock(name) => reader.lock(name).map(Reply::Lock),
         Query::Etcd(txn) => reader.etcd(txn, at).map(Reply::Etcd),
+        Query::Rank(_) => Ok(Reply::Rank),
+        // The engine knows no passwords.
+        Query::Authenticate { .. } => Ok(Reply::Token(None)),
     }
 }
 

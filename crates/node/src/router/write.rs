@@ -44,7 +44,7 @@ impl Gateway {
         let seq = session.map_or(0, |tag| tag.seq);
         let items = vec![kv::Item { seq, operation: Some(operation) }];
         let command = self.command(call, session, items)?;
-        let proposed = self.propose(call, place, &command).await?;
+        let proposed = self.propose(call, place, command).await?;
         let (header, value) = proposed.single()?;
         Ok(Answer { header: with_revision(header, &value), value })
     }
@@ -78,7 +78,7 @@ impl Gateway {
         let seq = session.map_or(0, |tag| tag.seq);
         let items = vec![kv::Item { seq, operation: Some(operation.into()) }];
         let command = self.command(call, session, items)?;
-        self.propose(call, place, &command).await?.single()
+        self.propose(call, place, command).await?.single()
     }
 
     fn allow_operation(
@@ -282,7 +282,7 @@ impl Gateway {
         let command = kv::Command { session, items, user };
         let first = members.first().map_or(0, |index| positions[*index]);
         let place = Place::Position { keyspace, position: first };
-        let outcomes = match self.propose(call, place, &command).await {
+        let outcomes = match self.propose(call, place, command).await {
             Ok(proposed) if proposed.items.len() == members.len() => {
                 let header = proposed.header;
                 let answer =

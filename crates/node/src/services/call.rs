@@ -10,6 +10,10 @@ use crate::api::{ApiError, Call, Operation, ReadLevel};
 use crate::auth::Identity;
 use crate::router::answer_by;
 
+/// Metadata keys under which a token is shown; the first one counts.
+const TOKEN_HEADERS: [&str; 2] = ["token", "authorization"];
+/// What may stand before a token.
+const TOKEN_SCHEME: &[u8] = b"Bearer ";
 /// gRPC's deadline header.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// Most digits of the header's number, by gRPC's specification.
@@ -20,8 +24,7 @@ impl Service {
     pub(super) fn call<T>(&self, request: &Request<T>, direct: bool) -> Result<Call, ApiError> {
         let asked = timeout(request.metadata())?;
         Ok(Call {
-            // Until the cluster has users, nobody is anybody.
-            identity: Identity::ANONYMOUS,
+            identity: identity(request.metadata()),
             deadline: answer_by(self.gateway.limits().deadline(asked)),
             direct,
         })
@@ -38,6 +41,14 @@ impl Service {
         self.gateway.finished(operation, level, result.as_ref().err(), started);
         result.map(Response::new).map_err(|error| error.status())
     }
+}
+
+/// Who the caller of a gRPC service is: nobody by name until the cluster has users, and whoever the
+/// token of an etcd keyspace says.
+pub fn identity(metadata: &MetadataMap) -> Identity {
+    let shown = TOKEN_HEADERS.iter().find_map(|name| metadata.get(*name));
+    let Some(token) = shown.map(|value| value.as_bytes()) else { return Identity::ANONYMOUS };
+    Identity::ANONYMOUS.showing(token.strip_prefix(TOKEN_SCHEME).unwrap_or(token))
 }
 
 /// The time the caller of a gRPC service gives, if it says.
@@ -75,6 +86,23 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_shown_under_either_key_with_or_without_a_scheme() {
+        let shown = |headers: &[(&'static str, &str)]| {
+            let mut metadata = MetadataMap::new();
+            for (name, value) in headers {
+                metadata.insert(*name, value.parse().unwrap());
+            }
+            identity(&metadata)
+        };
+        let one = Identity::ANONYMOUS.showing(b"one");
+        assert_eq!(shown(&[]), Identity::ANONYMOUS);
+        assert_eq!(shown(&[("token", "one")]), one);
+        assert_eq!(shown(&[("authorization", "one")]), one);
+        assert_eq!(shown(&[("authorization", "Bearer one")]), one);
+        assert_eq!(shown(&[("authorization", "two"), ("token", "Bearer one")]), one);
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

@@ -29,7 +29,7 @@ use tonic_health::ServingStatus;
 
 use crate::api::ApiError;
 use crate::router::Gateway;
-pub use call::timeout;
+pub use call::{identity, timeout};
 pub use guard::{Guard, Guarded, Wording};
 pub use port::{Direct, Port};
 

@@ -18,7 +18,7 @@ use super::harness::{Running, eventually, get, level, put, refused};
 /// One cluster at a time: three nodes of ten ranges each are enough for a small machine.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-async fn three() -> (MutexGuard<'static, ()>, Vec<Running>) {
+pub async fn three() -> (MutexGuard<'static, ()>, Vec<Running>) {
     let turn = TURN.lock().await;
     let mut nodes = Vec::new();
     for _ in 0..3 {

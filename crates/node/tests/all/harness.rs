@@ -9,6 +9,7 @@ use bytes::{Buf, BufMut, Bytes};
 use holdfast_env::real::{RealClock, RealDisk, RealEntropy};
 use holdfast_node::config::{Config, Sources};
 use holdfast_node::registry::Doors;
+use holdfast_node::users::Settings;
 use holdfast_node::{Node, World};
 use holdfast_runtime::net::RealNet;
 use holdfast_runtime::{Deadline, Workers, sleep};
@@ -159,6 +160,7 @@ async fn start(dir: &Path, host: &str, seeds: &[String], single: bool) -> Node {
         fatal,
         adapters: Vec::new(),
         more_doors: Vec::new(),
+        users: Settings { bcrypt_cost: 4, ..Settings::default() },
     };
     Node::start(config, world, single).await.unwrap()
 }

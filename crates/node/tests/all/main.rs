@@ -13,4 +13,5 @@ mod refusals;
 mod rig;
 mod scans;
 mod transport;
+mod users;
 mod watches;

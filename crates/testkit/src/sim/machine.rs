@@ -215,6 +215,7 @@ impl Machine {
             fatal: self.clone().fatal(disk),
             adapters: Vec::new(),
             more_doors: Vec::new(),
+            users: holdfast_node::users::Settings::default(),
         };
         self.trace.say(&self.name, format_args!("starts, boot {boot}"));
         match Node::start(self.config(), world, false).await {

@@ -16,6 +16,7 @@ use tokio::sync::watch::Receiver;
 use super::forwarded::{self, Remote};
 use super::last_revision;
 use crate::api::{ApiError, Call, Header};
+use crate::auth::Identity;
 use crate::router::attempt::not_hosted;
 use crate::router::backoff::Backoff;
 use crate::router::interval::Interval;
@@ -146,7 +147,14 @@ impl Arm {
         let from = Some(self.next);
         let (keyspace, range) = (&self.keyspace, self.range);
         let opened =
-            open_source(&self.gateway, &self.call, keyspace, range, from, &self.filter).await?;
+            open_source(&self.gateway, &self.call, keyspace, range, from, &self.filter).await;
+        let opened = opened.map_err(|error| match error {
+            // It was good when the watch began. Whoever opens another one gets another token.
+            error if error.is_unauthenticated() => ApiError::NotHere(
+                "the watch broke, and the token it was opened with has ended".into(),
+            ),
+            error => error,
+        })?;
         self.source = opened.0;
         Ok(())
     }
@@ -181,7 +189,7 @@ async fn open_once(
 ) -> Result<(Source, Revision, Header), ApiError> {
     let target = gateway.resolve(Place::Range { keyspace, range })?;
     if let Some(replica) = gateway.parts.host.replica(range) {
-        let local = Local::open(replica, from, filter)?;
+        let local = Local::open(gateway, replica, &call.identity, from, filter)?;
         let next = local.resume();
         let header = local.header(gateway, Revision(next.0.saturating_sub(1)));
         return Ok((Source::Local(Box::new(local)), next, header));
@@ -217,12 +225,15 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Follows `replica`.
+    /// Follows `replica` for `who`.
     pub fn open(
+        gateway: &Gateway,
         replica: Replica,
+        who: &Identity,
         from: Option<Revision>,
         filter: &Filter,
     ) -> Result<Self, ApiError> {
+        gateway.allow_watch(&replica, who, &filter.interval)?;
         let opened = replica.watch(filter.of_replica(from));
         let stream = opened.map_err(|error| watch_error(replica.options().range, error))?;
         Ok(Self { replica, stream, held: None })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use holdfast_kv as kv;
@@ -12,6 +13,7 @@ use holdfast_wire::v1;
 
 use super::arm::{ArmItem, Filter, Local};
 use crate::api::{ApiError, Call, Header};
+use crate::auth::Identity;
 use crate::convert;
 use crate::errors;
 use crate::router::Gateway;
@@ -43,6 +45,7 @@ pub(super) async fn open(
     let request = ForwardWatchRequest {
         range_id: range.0,
         user: call.identity.name().to_owned(),
+        token: call.identity.token().map(Bytes::copy_from_slice),
         start: filter.interval.start.clone(),
         end: filter.interval.end.clone(),
         from_revision: from.map_or(0, |revision| revision.0),
@@ -108,7 +111,8 @@ pub(in crate::router) fn serve_forwarded(
     let opened = gateway.parts.host.admit().and_then(|()| {
         let replica = gateway.parts.host.replica(range).ok_or_else(|| not_hosted(range))?;
         let from = (request.from_revision != 0).then_some(Revision(request.from_revision));
-        Local::open(replica, from, &filter_of(request))
+        let who = Identity::of_peer(&request.user, request.token.as_deref());
+        Local::open(&gateway, replica, &who, from, &filter_of(request))
     });
     let (first, state) = match opened {
         Ok(local) => {
@@ -177,7 +181,6 @@ fn failed(error: &ApiError) -> ForwardWatchResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn event(key: usize, value: usize) -> kv::Event {
         let key = Bytes::from(key.to_string());

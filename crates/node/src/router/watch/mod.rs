@@ -72,6 +72,8 @@ async fn open(
     for (begin, opened) in question.begins.iter().zip(join_all(arms).await) {
         let (arm, arm_header) = match opened {
             Ok(opened) => opened,
+            // Whoever may not follow these keys has no watch that could be cancelled.
+            Err(error) if error.is_about_caller() => return Err(error),
             Err(error) => return Ok(refused(header, error, &request)),
         };
         delivered.begin(begin.range, begin.span, arm.delivered());
