@@ -26,6 +26,7 @@ var calls = []check{
 	{"progress can be asked for", progress},
 	{"members and status are told", members},
 	{"a snapshot ends without an error", snapshot},
+	{"a client with a name and a password does what its role may", users},
 }
 
 func keysAreKept(t *trial) error {
