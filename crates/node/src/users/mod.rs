@@ -3,7 +3,7 @@
 //!
 //! Owns: what a token is and how long it lives, how passwords are hashed.
 //! Must never know: what users may do; that is the keyspace's own state, see
-//! [`AuthStore`](holdfast_kv::AuthStore).
+//! [`AuthStore`].
 //! Invariants:
 //! * Nothing of a password or a token is logged.
 //! * A token counts for nothing where its user is gone, or had its password changed since.
