@@ -67,6 +67,7 @@ func medians(all []sample) []cell {
 				p99:       median(rounds, func(s sample) time.Duration { return s.p99 }),
 				p999:      median(rounds, func(s sample) time.Duration { return s.p999 }),
 				cpu:       median(rounds, func(s sample) time.Duration { return s.cpu }),
+				client:    median(rounds, func(s sample) time.Duration { return s.client }),
 				resident:  median(rounds, func(s sample) int64 { return s.resident }),
 			}
 		}

@@ -1,9 +1,10 @@
 // Command bench-etcd measures an etcd cluster and a Holdfast cluster, three nodes each, on one
-// machine in one session, with one client program: etcd's own Go client in a closed loop.
+// machine in one session, with one client program in closed loops.
 //
 // Both clusters run all the time; only one is asked at a time, and which comes first changes from
-// cell to cell. What a cell measures is in workload.go, what has to come out in goals.go. The last
-// line sums up; the exit code is 1 if a figure is missed, 2 if the run could not be made.
+// cell to cell. What a cell measures is in tests/examples/etcd_load.rs, what has to come out in
+// goals.go. The last line sums up; the exit code is 1 if a figure is missed, 2 if the run could not
+// be made.
 package main
 
 import (
@@ -27,12 +28,13 @@ const (
 )
 
 type options struct {
-	etcd, holdfast, folder, report string
-	etcdVersion                    string
-	time                           time.Duration
-	rounds                         int
-	clients                        []int
-	only                           string
+	etcd, holdfast, load string
+	folder, report       string
+	etcdVersion          string
+	time                 time.Duration
+	rounds               int
+	clients              []int
+	only                 string
 }
 
 func main() {
@@ -56,6 +58,7 @@ func parsed() (*options, error) {
 	flag.StringVar(&o.etcd, "etcd", "", "etcd's server")
 	flag.StringVar(&o.etcdVersion, "etcd-version", "", "its version, for the report")
 	flag.StringVar(&o.holdfast, "holdfast", "", "the holdfast command, with holdfastd beside it")
+	flag.StringVar(&o.load, "load", "", "the client, etcd_load")
 	flag.StringVar(&o.folder, "folder", "", "where servers keep their data")
 	flag.StringVar(&o.report, "report", "", "folder for table and plot; empty: none")
 	flag.Float64Var(&seconds, "seconds", 10, "how long a cell is measured")
@@ -113,16 +116,16 @@ func measureAll(o *options, clusters [2]*cluster.Cluster) (all []sample, failed 
 	turn := 0
 	for round := range o.rounds {
 		for _, workload := range workloads {
-			if !strings.Contains(workload.name, o.only) {
+			if !strings.Contains(workload, o.only) {
 				continue
 			}
 			for _, clients := range o.clients {
 				for i := range clusters {
 					which := (i + turn) % len(clusters)
-					got, err := measure(clusters[which], workload, clients, o.time)
+					got, err := measure(o.load, clusters[which], workload, clients, o.time)
 					if err != nil {
 						failed = append(failed, fmt.Sprintf("%s, %s, %d clients: %v",
-							clusters[which].Name, workload.name, clients, err))
+							clusters[which].Name, workload, clients, err))
 						fmt.Println("FAILED", failed[len(failed)-1])
 						continue
 					}

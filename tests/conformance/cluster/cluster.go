@@ -19,8 +19,6 @@ const (
 	readyWithin = 60 * time.Second
 	// stopWithin is how long a process may take to end before it is killed.
 	stopWithin = 15 * time.Second
-	// clockTicks is how many ticks of /proc/PID/stat make a second on Linux.
-	clockTicks = 100
 )
 
 // Cluster is a set of running server processes.
@@ -174,45 +172,11 @@ func Holdfast(binary, folder string, nodes, portBase int) (*Cluster, error) {
 	return c, nil
 }
 
-// CPU is the processor time all processes of the cluster have used, user and system.
-func (c *Cluster) CPU() (time.Duration, error) {
-	var ticks int64
+// PIDs are the processes of the servers.
+func (c *Cluster) PIDs() []string {
+	var all []string
 	for _, pid := range c.pids {
-		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return 0, err
-		}
-		// The name, in brackets, may hold blanks; utime and stime are fields 14 and 15.
-		after := content[bytes.LastIndexByte(content, ')')+1:]
-		fields := strings.Fields(string(after))
-		const user, system = 11, 12
-		if len(fields) <= system {
-			return 0, fmt.Errorf("/proc/%d/stat is too short", pid)
-		}
-		for _, field := range []int{user, system} {
-			part, err := strconv.ParseInt(fields[field], 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			ticks += part
-		}
+		all = append(all, strconv.Itoa(pid))
 	}
-	return time.Duration(ticks) * time.Second / clockTicks, nil
-}
-
-// Resident is the memory all processes of the cluster hold, in bytes.
-func (c *Cluster) Resident() (int64, error) {
-	var pages int64
-	for _, pid := range c.pids {
-		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-		if err != nil {
-			return 0, err
-		}
-		var size, resident int64
-		if _, err := fmt.Sscan(string(content), &size, &resident); err != nil {
-			return 0, err
-		}
-		pages += resident
-	}
-	return pages * int64(os.Getpagesize()), nil
+	return all
 }
