@@ -211,6 +211,9 @@ fn look_at(dir: &Path, seed: u64, acknowledged: u64, model: &mut Model) {
     for index in model.point.index.0 + 1..=*last {
         command(seed, index).apply_to_model(model, index);
     }
-    model.watermark = model.point.revision.0.saturating_sub(HISTORY).max(model.watermark);
+    // The child gives up history as it applies, which is before the journal has written: as of
+    // entries that the kill then took.
+    let given_up = model.point.revision.0.saturating_sub(HISTORY).max(engine.watermark().0);
+    model.watermark = given_up.max(model.watermark);
     check(engine, model);
 }
