@@ -212,8 +212,18 @@ fn look_at(dir: &Path, seed: u64, acknowledged: u64, model: &mut Model) {
         command(seed, index).apply_to_model(model, index);
     }
     // The child gives up history as it applies, which is before the journal has written: as of
-    // entries that the kill then took.
-    let given_up = model.point.revision.0.saturating_sub(HISTORY).max(engine.watermark().0);
-    model.watermark = given_up.max(model.watermark);
+    // entries that the kill then took, of which there are no more than it queues.
+    let mut furthest = model.clone();
+    for index in last + 1..=last + QUEUED_MAX + 1 {
+        command(seed, index).apply_to_model(&mut furthest, index);
+    }
+    let (watermark, bound) = (engine.watermark().0, given_up(&furthest));
+    assert!(watermark <= bound, "history is gone up to {watermark}, nothing asked beyond {bound}");
+    model.watermark = model.watermark.max(given_up(model)).max(watermark);
     check(engine, model);
+}
+
+/// Up to which revision a child that has applied what `model` has gives up history.
+fn given_up(model: &Model) -> u64 {
+    model.point.revision.0.saturating_sub(HISTORY)
 }
