@@ -100,9 +100,11 @@ impl Clock for VirtualClock {
 pub struct Node {
     pub replica: Replica,
     pub engine: Arc<Engine>,
+    pub journal: Arc<Journal>,
     pub disk: SimDisk,
     pub fatal: Arc<AtomicBool>,
     stop: Arc<Notify>,
+    hang: Arc<Notify>,
 }
 
 impl Node {
@@ -128,6 +130,13 @@ impl Node {
             }
         };
         timeout(PATIENCE, flushed).await.expect("the engine flushes");
+    }
+
+    /// Lets the journal take what it is given, and write nothing of it any more.
+    pub async fn hang_journal(&self) {
+        self.hang.notify_one();
+        // The writer goes to rest.
+        sleep(Duration::from_millis(10)).await;
     }
 
     /// The value of `key` in the applied state, without any guarantee.
@@ -213,7 +222,7 @@ impl Cluster {
         replica: ReplicaId,
         disk: SimDisk,
     ) -> holdfast_replica::Result<()> {
-        let peers = Arc::new(End { net: self.net.clone(), node: id });
+        let peers = Arc::new(End::of(&self.net, id));
         let clock = self.clocks.get(&id).unwrap_or(&self.clock).clone();
         let entropy = self.entropy.clone();
         let mut options =
@@ -233,6 +242,14 @@ impl Cluster {
         self.net.detach(replica);
         halt(&node).await;
         (replica, image)
+    }
+
+    /// Ends all nodes. Until then their tasks live as long as the test.
+    pub async fn end(self) {
+        for node in self.nodes.values() {
+            self.net.detach(node.replica_id());
+            halt(node).await;
+        }
     }
 
     /// Tells everybody that the connection to `id` is gone, as the transport would.
@@ -378,8 +395,9 @@ pub async fn open_node(
         Journal::open(any_disk.clone(), entropy.clone(), clock.clone(), path, options_of_journal);
     let (journal, writer, recovery) = opened.map_err(holdfast_replica::Error::Journal)?;
     assert_eq!(recovery.hit, [], "a power failure damages no group");
-    let stop = Arc::new(Notify::new());
-    spawn(write_journal(journal.clone(), writer, stop.clone()));
+    let (stop, hang) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let until = [stop.clone(), hang.clone()];
+    spawn(write_journal(journal.clone(), writer, until));
     if !journal.groups().contains(&group) {
         let created = journal.create_group(group, Bytes::new(), Box::new(drop));
         created.map_err(holdfast_replica::Error::Journal)?;
@@ -413,11 +431,12 @@ pub async fn open_node(
         fatal: FatalHook::new(move |_| ended.store(true, Ordering::Release)),
     };
     let replica = Replica::open(options, deps).await?;
-    Ok(Node { replica, engine, disk, fatal, stop })
+    Ok(Node { replica, engine, journal, disk, fatal, stop, hang })
 }
 
 /// The journal's writer as a task.
-async fn write_journal(journal: Arc<Journal>, mut writer: Writer, stop: Arc<Notify>) {
+async fn write_journal(journal: Arc<Journal>, mut writer: Writer, until: [Arc<Notify>; 2]) {
+    let [stop, hang] = until;
     let work = Arc::new(Notify::new());
     let ring = work.clone();
     journal.set_wake(move || ring.notify_one());
@@ -428,6 +447,7 @@ async fn write_journal(journal: Arc<Journal>, mut writer: Writer, stop: Arc<Noti
             tokio::select! {
                 () = work.notified() => {}
                 () = sleep(next) => {}
+                () = hang.notified() => return,
                 () = stop.notified() => {
                     stop.notify_one();
                     return;

@@ -233,6 +233,7 @@ async fn no_vote_is_taken_back_wherever_the_power_goes() {
         let answer = restarted.handle_vote(vote(50, ReplicaId(4_711), false, false)).await;
         let second = answer.unwrap().granted;
         assert!(!(first && second), "it has forgotten its vote, power cut at write {cut}");
+        cluster.end().await;
     }
     assert!(granted_first > 0, "no vote was given before the power went");
 }

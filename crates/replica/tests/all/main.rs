@@ -9,6 +9,7 @@ mod lifetimes;
 mod net;
 mod power;
 mod reads;
+mod release;
 mod renewals;
 mod snapshots;
 mod watches;

@@ -1,8 +1,8 @@
 //! A network of function calls: every message takes a millisecond, links can be cut.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -98,13 +98,22 @@ impl Net {
     }
 }
 
-/// One node's end of the network.
+/// One node's end of the network. It does not keep the network alive: the network keeps the
+/// replicas alive, and they keep their ends.
 pub struct End {
-    pub net: Arc<Net>,
-    pub node: NodeId,
+    net: Weak<Net>,
+    node: NodeId,
 }
 
 impl End {
+    pub fn of(net: &Arc<Net>, node: NodeId) -> Self {
+        Self { net: Arc::downgrade(net), node }
+    }
+
+    fn net(&self) -> Result<Arc<Net>, PeerError> {
+        self.net.upgrade().ok_or_else(|| PeerError::Unreachable("there is no network".into()))
+    }
+
     /// Calls `serve` on the replica at `to` after a latency, and answers after another.
     fn call<T, F>(
         &self,
@@ -115,8 +124,9 @@ impl End {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let (net, node, to) = (self.net.clone(), self.node, *to);
+        let (net, node, to) = (self.net(), self.node, *to);
         Box::pin(async move {
+            let net = net?;
             net.reach(node, &to)?;
             sleep(LATENCY).await;
             if net.is_deaf(to.node) {
@@ -138,12 +148,13 @@ impl End {
 
 impl Peers for End {
     fn open_session(&self, to: &PeerAddress) -> Result<Session, PeerError> {
-        let replica = self.net.reach(self.node, to)?;
+        let net = self.net()?;
+        let replica = net.reach(self.node, to)?;
         let (requests, mut outgoing) = mpsc::channel(SESSION_REQUESTS_MAX);
         let (incoming, accepted) = mpsc::channel(SESSION_REQUESTS_MAX);
         let (answers, responses) = mpsc::channel(SESSION_RESPONSES_MAX);
         let mut served = replica.handle_session(accepted);
-        let (net, node, to) = (self.net.clone(), self.node, *to);
+        let (node, to) = (self.node, *to);
         let (there, back) = (net.clone(), net);
         spawn(async move {
             while let Some(request) = outgoing.recv().await {
@@ -179,7 +190,9 @@ impl Peers for End {
         request: peer::AppendRequest,
         urgent: bool,
     ) -> BoxFuture<'static, Result<peer::AppendResponse, PeerError>> {
-        self.net.urgent_heartbeats.fetch_add(usize::from(urgent), Ordering::Relaxed);
+        if let Ok(net) = self.net() {
+            net.urgent_heartbeats.fetch_add(usize::from(urgent), Ordering::Relaxed);
+        }
         self.call(to, move |replica| async move { replica.handle_heartbeat(request).await })
     }
 
@@ -206,7 +219,9 @@ impl Peers for End {
         to: &PeerAddress,
         _: Duration,
     ) -> BoxFuture<'static, Result<peer::ReadIndexResponse, PeerError>> {
-        self.net.read_indexes.fetch_add(1, Ordering::Relaxed);
+        if let Ok(net) = self.net() {
+            net.read_indexes.fetch_add(1, Ordering::Relaxed);
+        }
         self.call(to, move |replica| async move { Ok(replica.handle_read_index().await) })
     }
 
@@ -216,8 +231,9 @@ impl Peers for End {
         header: peer::SnapshotHeader,
         mut source: Box<dyn SnapshotSource>,
     ) -> BoxFuture<'static, Result<peer::SnapshotResult, PeerError>> {
-        let net = self.net.clone();
+        let net = self.net();
         self.call(to, move |replica| async move {
+            let net = net.map_err(|e| Error::Stopped(e.to_string()))?;
             net.snapshots.fetch_add(1, Ordering::Relaxed);
             source.resume(replica.offer_snapshot(&header).await?.files);
             let mut receiver = replica.begin_snapshot(&header).await?;
@@ -232,6 +248,6 @@ impl Peers for End {
     }
 
     fn wall_offset_ms(&self, node: NodeId) -> Option<i64> {
-        self.net.is_up(self.node, node).then_some(0)
+        self.net().ok().filter(|net| net.is_up(self.node, node)).map(|_| 0)
     }
 }

@@ -27,7 +27,7 @@ struct Acknowledged {
 
 async fn open(disk: SimDisk, clock: &Arc<VirtualClock>) -> holdfast_replica::Result<Node> {
     let net: Arc<Net> = Arc::default();
-    let peers = Arc::new(End { net, node: NodeId(1) });
+    let peers = Arc::new(End::of(&net, NodeId(1)));
     let options = ReplicaOptions::new(
         ClusterId(9),
         NodeId(1),
