@@ -26,6 +26,9 @@ const STREAMS: usize = 4;
 const KEYS_EACH: usize = 10;
 /// Writers of that test.
 const WRITERS: usize = 32;
+/// Clients that read what they wrote through the same node, and rounds of each.
+const OWN_WRITERS: usize = 12;
+const OWN_WRITES: usize = 50;
 /// How long a watch may take to tell what there is.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before something that failed is tried again.
@@ -38,6 +41,10 @@ async fn channel(address: &str) -> Result<Channel> {
 
 async fn kv(address: &str) -> Result<KvClient<Channel>> {
     Ok(KvClient::new(channel(address).await?).max_decoding_message_size(64 << 20))
+}
+
+async fn watches(address: &str) -> Result<WatchClient<Channel>> {
+    Ok(WatchClient::new(channel(address).await?))
 }
 
 fn put(key: &str, value: &str) -> PutRequest {
@@ -85,6 +92,45 @@ fn a_client_of_etcd_is_served_by_every_node() {
         let delete = DeleteRangeRequest { key: "etcd/a".into(), ..Default::default() };
         ensure!(third.delete_range(delete).await?.into_inner().deleted == 1, "it was there");
         ensure!(first.range(one("etcd/a")).await?.into_inner().kvs.is_empty(), "it is gone");
+        Ok(())
+    });
+}
+
+/// Writes and at once reads what the same node has, and watches from now on: finds just what it
+/// was told of, round after round.
+async fn read_own_writes(endpoint: String, key: String) -> Result<()> {
+    let (mut client, mut watches) = (kv(&endpoint).await?, watches(&endpoint).await?);
+    for round in 0..OWN_WRITES {
+        let (old, new) = (format!("{round} old"), format!("{round} new"));
+        let written = client.put(put(&key, &old)).await?.into_inner();
+        let revision = written.header.context("no header")?.revision;
+        let here = RangeRequest { serializable: true, ..one(&key) };
+        let found = client.range(here).await?.into_inner();
+        ensure!(found.kvs.len() == 1 && found.kvs[0].value == old, "{round}: {found:?}");
+        let (requests, wishes) = mpsc::channel(1);
+        let create = WatchCreateRequest { key: key.clone().into(), ..Default::default() };
+        requests.send(request(RequestUnion::CreateRequest(create))).await?;
+        let mut answers = watches.watch(ReceiverStream::new(wishes)).await?.into_inner();
+        let created = next(&mut answers).await?.header.context("no header")?.revision;
+        ensure!(created >= revision, "a watch of {revision} begins at {created}");
+        client.put(put(&key, &new)).await?;
+        let events = next(&mut answers).await?.events;
+        let value = events.first().and_then(|event| event.kv.as_ref()).map(|kv| &kv.value);
+        ensure!(value.is_some_and(|value| *value == new), "{round}: {events:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn whoever_stays_with_a_node_finds_what_it_wrote_there() {
+    shared(async |cluster| {
+        let mut clients = Vec::new();
+        for (n, endpoint) in cluster.endpoints().iter().cycle().take(OWN_WRITERS).enumerate() {
+            clients.push(tokio::spawn(read_own_writes(endpoint.clone(), format!("own/{n}"))));
+        }
+        for client in clients {
+            client.await??;
+        }
         Ok(())
     });
 }

@@ -53,7 +53,8 @@ pub struct Header {
 /// How a keyspace of one range stands as this node knows it, told from memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Of this node's replica as it is now, which may lag; `None` where it hosts none.
+    /// Of this node's replica as it is now, which may lag, but at no revision older than one this
+    /// node has told; `None` where it hosts none.
     pub header: Option<Header>,
     /// The oldest revision that can be read there; 0 = all of them.
     pub oldest: Revision,

@@ -133,7 +133,9 @@ impl Gateway {
                 let work = Work::Command(command.to_bytes());
                 let answer = self.send(call, target.range, node, work).await;
                 let answer = answer.map_err(|error| unsent(error, call))?;
-                forwarded::proposed(answer)
+                let proposed = forwarded::proposed(answer)?;
+                self.note_told(&proposed.header);
+                Ok(proposed)
             }
         }
     }
@@ -154,7 +156,9 @@ impl Gateway {
                 let work = Work::Read(forwarded::read_message(spec, query));
                 let answer = self.send(call, range, node, work).await;
                 let answer = answer.map_err(|error| ApiError::NotHere(error.to_string()))?;
-                forwarded::served(answer, query)
+                let served = forwarded::served(answer, query)?;
+                self.note_told(&served.header);
+                Ok(served)
             }
         }
     }

@@ -26,7 +26,7 @@ impl Gateway {
         let place = self.etcd_range(&keyspace)?;
         let spec = self.spec(place, &read, None);
         self.validate(&kv::Command::single(txn.clone()))?;
-        let served = self.read(call, place, &spec, &Query::Etcd(txn)).await?;
+        let served = self.read_told(call, place, &spec, &Query::Etcd(txn)).await?;
         match served.reply {
             Reply::Etcd(Ok(value)) => Ok(Answer { header: served.header, value }),
             other => Err(super::unexpected("etcd", &other)),
@@ -45,7 +45,7 @@ impl Gateway {
             return Standing { has_leader: range.leader.is_some(), ..Standing::default() };
         };
         Standing {
-            header: Some(self.own_header(&replica)),
+            header: Some(self.header_told(&replica)),
             oldest: replica.reader().compacted(),
             has_leader: replica.leader().leader.is_some(),
             alarms: replica.reader().alarms(),
@@ -74,6 +74,13 @@ impl Gateway {
         let hash = hash.await.map_err(|error| ApiError::NotReady(error.to_string()))?;
         let value = hash.map_err(engine_error)?;
         Ok(Answer { header: self.own_header(&replica), value })
+    }
+
+    /// The header of a keyspace of one range as it stands: never older than what was told.
+    fn header_told(&self, replica: &Replica) -> Header {
+        let header = self.own_header(replica);
+        let told = self.told_revision(replica.options().range);
+        Header { revision: header.revision.max(told), ..header }
     }
 
     /// The header of what a replica tells of itself.
@@ -147,6 +154,11 @@ impl Gateway {
                 Err(ApiError::FailedPrecondition(text))
             }
         }
+    }
+
+    /// Whether a keyspace is known to be of etcd's kind.
+    pub(super) fn is_etcd(&self, keyspace: &str) -> bool {
+        matches!(self.kind_of(keyspace), Ok(KeyspaceKind::Etcd))
     }
 
     fn kind_of(&self, keyspace: &str) -> Result<KeyspaceKind, ApiError> {

@@ -22,6 +22,7 @@ mod read;
 mod scan;
 mod serve;
 mod token;
+mod told;
 mod users;
 mod watch;
 mod write;
@@ -45,6 +46,7 @@ use crate::limits::Limits;
 use crate::peers::ForwardSender;
 use crate::system::MapCache;
 use crate::users::{Settings, Users};
+use told::Told;
 
 pub(crate) use attempt::answer_by;
 pub(crate) use coordination::unexpected;
@@ -99,6 +101,7 @@ pub struct Gateway {
     /// The rules of single operations, taken out of the limits once.
     rules: Arc<kv::Limits>,
     users: Arc<Users>,
+    told: Arc<Told>,
 }
 
 impl Debug for Gateway {
@@ -138,7 +141,7 @@ impl Gateway {
     pub fn new(parts: GatewayParts) -> Self {
         let rules = Arc::new(parts.limits.operations());
         let users = Arc::new(Users::new(parts.users));
-        Self { parts: Arc::new(parts), rules, users }
+        Self { parts: Arc::new(parts), rules, users, told: Arc::default() }
     }
 
     /// The limits requests are held to.

@@ -25,7 +25,11 @@ impl Gateway {
         let position = position(&request.key);
         let place = Place::Position { keyspace: &request.keyspace, position };
         let spec = self.spec(place, &request.read, Self::at_revision(request.revision));
-        let served = self.read(call, place, &spec, &Query::Get(request.key)).await?;
+        let query = Query::Get(request.key);
+        let served = match self.is_etcd(&request.keyspace) {
+            true => self.read_told(call, place, &spec, &query).await?,
+            false => self.read(call, place, &spec, &query).await?,
+        };
         let entry = match served.reply {
             Reply::Get(entry) => entry,
             Reply::GetMany(entries) => entries.into_iter().next().flatten(),

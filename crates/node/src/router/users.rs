@@ -46,7 +46,7 @@ impl Gateway {
         let place = self.etcd_range(keyspace)?;
         // Judged by what the asked node knows, as etcd does.
         let spec = ReadSpec { level: ReadLevel::Follower, ..ReadSpec::default() };
-        self.read(call, place, &spec, &Query::Rank(rank)).await.map(|_| ())
+        self.read_told(call, place, &spec, &Query::Rank(rank)).await.map(|_| ())
     }
 
     /// The hash of a password that a user is to have.

@@ -189,6 +189,10 @@ async fn open_once(
 ) -> Result<(Source, Revision, Header), ApiError> {
     let target = gateway.resolve(Place::Range { keyspace, range })?;
     if let Some(replica) = gateway.parts.host.replica(range) {
+        // "Now" is after whatever this node has told.
+        let told = gateway.told_revision(range);
+        let is_ahead = told > replica.reader().point().revision;
+        let from = from.or_else(|| is_ahead.then_some(Revision(told.0 + 1)));
         let local = Local::open(gateway, replica, &call.identity, from, filter)?;
         let next = local.resume();
         let header = local.header(gateway, Revision(next.0.saturating_sub(1)));
