@@ -82,6 +82,7 @@ determinism: ## same seed, same trace to the byte, in two processes (SEEDS= SEED
 
 torture: ## real processes under every workload and nemesis (MINUTES=10 SEED= ONLY=kind,kind)
 	@$(CARGO) build --release --workspace --bins --quiet
+	@$(CARGO) build --release --quiet -p holdfast-server --examples
 	@$(CARGO) run --release --quiet -p holdfast-tests --example torture -- \
 		run --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
 
@@ -106,7 +107,7 @@ fuzz: ## decoders of engine and journal, mutated inputs (ROUNDS=20000 each)
 
 score: ## the scorecard, all of it or PARTS="torture leases …", written to tests/score (SEED=)
 	@$(CARGO) build --release --workspace --bins --quiet
-	@$(CARGO) build --release --quiet -p holdfast-testkit -p holdfast-tests --examples
+	@$(CARGO) build --release --quiet -p holdfast-server -p holdfast-testkit -p holdfast-tests --examples
 	@$${CARGO_TARGET_DIR:-target}/release/examples/score --seed $(or $(SEED),1) $(PARTS)
 
 defects: ## every seeded defect, under the scenario that is to catch it (NAMES="..." for some)

@@ -22,7 +22,7 @@ use holdfast_tests::abuse::{BUDGET_MIB, abuse};
 use holdfast_tests::availability::{Event, measure};
 use holdfast_tests::nemesis::Kind;
 use holdfast_tests::torture::Torture;
-use holdfast_tests::{PUNCTUALITY, leases};
+use holdfast_tests::{leases, punctuality};
 
 /// Options of the command line: `--name value`.
 struct Options(BTreeMap<String, String>);
@@ -159,7 +159,7 @@ async fn abused(rest: &[String]) -> Result<bool> {
 fn judged(path: &str) -> Result<bool> {
     let mut file = BufReader::new(File::open(path).with_context(|| path.to_owned())?);
     let history = holdfast_testkit::history::read(&mut file)?;
-    let report = judge(&history, &everything(PUNCTUALITY));
+    let report = judge(&history, &everything(punctuality(&history)));
     println!("{report}");
     Ok(report.is_clean())
 }

@@ -42,8 +42,12 @@ pub fn binary(name: &str) -> PathBuf {
 /// # Panics
 /// If it was not built.
 pub fn example(name: &str) -> PathBuf {
+    built_example(name).unwrap_or_else(|| panic!("no example {name} was built"))
+}
+
+/// The example program `name`, if it was built.
+pub(crate) fn built_example(name: &str) -> Option<PathBuf> {
+    // Examples may use it, who lie among them.
     let places = [profile_folder().join("examples").join(name), profile_folder().join(name)];
-    let found = places.iter().find(|path| path.is_file());
-    let found = found.unwrap_or_else(|| panic!("no example {name} was built: {places:?}"));
-    found.clone()
+    places.into_iter().find(|path| path.is_file())
 }

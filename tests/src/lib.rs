@@ -36,9 +36,10 @@ pub use disk::SmallDisk;
 pub use http::{HttpAnswer, http_get};
 pub use link::{Count, Links, Rule};
 pub use load::{
-    DEMANDED, Load, PUNCTUALITY, Seen, Stopped, busy, failures, fault, gets_at, read_beside,
+    DEMANDED, Load, PUNCTUALITY, Seen, Stopped, busy, failures, fault, gets_at, punctuality,
+    read_beside,
 };
-pub use node::Node;
+pub use node::{Node, WrongClock};
 pub use rpc::{RawCodec, Rpc, refusal};
 pub use scenario::{scenario, shared};
 pub use wait::eventually;

@@ -19,6 +19,7 @@ use holdfast_testkit::workload::{Kind, Plan, Workload};
 use tokio::task::JoinHandle;
 
 use crate::binaries::keep;
+use crate::nemesis;
 
 /// Most records of a run.
 const RECORDS_MAX: usize = 2_000_000;
@@ -28,6 +29,11 @@ const OPERATIONS_MAX: u32 = 20_000;
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(30);
 /// Clocks of one machine run alike; the machine may be busy.
 pub const PUNCTUALITY: Punctuality = Punctuality { drift_permille: 10, late_ms: 2_000 };
+/// The same where nodes live by wrong clocks. What takes a second by a clock that is a tenth slow
+/// takes ten ninths. And where wall clocks do not agree, nothing tells a leader that was just
+/// started how long nobody led: all that lasts that much longer.
+const PUNCTUALITY_BY_WRONG_CLOCKS: Punctuality =
+    Punctuality { drift_permille: 125, late_ms: 15_000 };
 /// Checkers without which a load of every kind proves nothing: all but that of hashes, which has
 /// something to judge only where somebody takes them.
 pub const DEMANDED: [&str; 11] = [
@@ -253,7 +259,7 @@ impl Seen {
     /// What was found, or what was missing, and where the history is.
     pub fn judge(&self, quota: Quota, demanded: &[&'static str]) -> Result<Report> {
         let history = self.history()?;
-        let mut checkers = everything(PUNCTUALITY);
+        let mut checkers = everything(punctuality(&history));
         checkers.push(Box::new(Evidence(quota)) as Box<dyn Checker>);
         let report = judge(&history, &checkers);
         let report = demanded.iter().fold(report, |report, name| report.demand(name, 5));
@@ -272,6 +278,16 @@ impl Seen {
         let failed = failures(&history);
         anyhow::ensure!(failed.is_empty(), "calls failed: {failed:?}");
         self.judge(Quota::default(), &["witness", "linearizable", "lost"])
+    }
+}
+
+/// How exact times of `history` have to be, by the clocks its nodes lived by.
+pub fn punctuality(history: &History) -> Punctuality {
+    let name = nemesis::Kind::WrongClocks.to_string();
+    let is_it = |record: &Record| matches!(record, Record::Fault(fault) if fault.name == name);
+    match history.records.iter().any(is_it) {
+        true => PUNCTUALITY_BY_WRONG_CLOCKS,
+        false => PUNCTUALITY,
     }
 }
 

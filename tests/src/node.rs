@@ -8,11 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binaries::binary;
+use crate::binaries::{binary, built_example, example};
 use crate::disk::SmallDisk;
 use crate::guardian;
 use crate::link::Callers;
 use crate::wait::eventually;
+
+/// `holdfastd` by a clock that is told how wrong to be.
+const BY_WRONG_CLOCK: &str = "holdfastd_wrong_clock";
 
 /// Lines of a log that are printed for a failed scenario.
 const LOG_LINES_SHOWN: usize = 60;
@@ -34,6 +37,21 @@ pub struct Node {
     caller: Option<(Callers, usize)>,
     small_disk: Option<SmallDisk>,
     clock_offset_s: i64,
+    wrong_clock: Option<WrongClock>,
+}
+
+/// A clock that goes wrong while a node lives by it; timers stay right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongClock {
+    /// How many milliseconds pass on it while 1000 do.
+    pub rate_permille: u32,
+    /// How far its wall clock is ahead at the start, milliseconds.
+    pub wall_ahead_ms: i64,
+}
+
+/// Whether nodes can be given clocks that go wrong: whether the program for it was built.
+pub(crate) fn can_bend_clocks() -> bool {
+    built_example(BY_WRONG_CLOCK).is_some()
 }
 
 /// A command in front of which `unshare` puts a clock that is `seconds` off.
@@ -64,6 +82,7 @@ impl Node {
             caller: None,
             small_disk: None,
             clock_offset_s: 0,
+            wrong_clock: None,
         }
     }
 
@@ -176,7 +195,10 @@ impl Node {
         }
         let log = self.folder.join("log");
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-        let program = binary("holdfastd");
+        let program = match self.wrong_clock {
+            Some(_) => example(BY_WRONG_CLOCK),
+            None => binary("holdfastd"),
+        };
         let mut command = match self.clock_offset_s {
             0 => Command::new(program),
             seconds => with_clock(seconds, &program),
@@ -186,6 +208,9 @@ impl Node {
             if name.to_string_lossy().starts_with("HOLDFAST_") {
                 command.env_remove(name);
             }
+        }
+        if let Some(WrongClock { rate_permille, wall_ahead_ms }) = self.wrong_clock {
+            command.env("WRONG_CLOCK", format!("{rate_permille},{wall_ahead_ms}"));
         }
         let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("starting holdfastd")?;
@@ -200,6 +225,11 @@ impl Node {
     /// The clock it lives by is so many seconds off from its next start on.
     pub fn set_clock_offset(&mut self, seconds: i64) {
         self.clock_offset_s = seconds;
+    }
+
+    /// It lives by such a clock from its next start on; `None`: by a right one.
+    pub fn set_wrong_clock(&mut self, clock: Option<WrongClock>) {
+        self.wrong_clock = clock;
     }
 
     /// How many seconds the clock it lives by is off, as the system tells.

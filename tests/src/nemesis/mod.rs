@@ -2,7 +2,8 @@
 //!
 //! | family | nemeses |
 //! |---|---|
-//! | `process` | kill of some and of all, kill in recovery, pause, stop, rolling restart, clocks |
+//! | `process` | kills, also of all and in recovery, pause, stop, rolling restart, clock jump |
+//! | `clocks` | clocks that run too fast or too slow, each by its own measure |
 //! | `network` | cuts of every shape, flapping, loss, delay, reset, half-open, bandwidth |
 //! | `leaders` | storms of leader transfers |
 //! | `disk` | full, busy, corrupt journal, table or manifest, lost directory |
@@ -18,10 +19,12 @@
 //! * A proof rests on what the system, the proxy or the node tells, never on the mere attempt.
 //!
 //! Clocks go wrong by what a name space of time allows: the clock that nodes live by jumps by days
-//! when one is started again. Rates of clocks, and jumps without a start, are for the simulation,
-//! where every node has a clock of its own. Upgrades need a second version of the executable, and
-//! changes of membership a cluster that can make them: there is neither yet.
+//! when one is started again. Rates, and wall clocks, go wrong in another executable, made of the
+//! same parts and a bent clock. Both take a start; what changes under a running node is for the
+//! simulation. Upgrades need a second version of the executable, and changes of membership a
+//! cluster that can make them: there is neither yet.
 
+mod clocks;
 mod disk;
 mod leaders;
 mod load;
@@ -182,6 +185,7 @@ pub enum Kind {
     GracefulStop,
     RollingRestart,
     ClockJump,
+    WrongClocks,
     Isolate,
     IsolateLeader,
     Halves,
@@ -213,7 +217,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::KillLeader,
         Self::Isolate,
         Self::Pause,
@@ -232,6 +236,7 @@ impl Kind {
         Self::Delay,
         Self::RollingRestart,
         Self::ClockJump,
+        Self::WrongClocks,
         Self::Flapping,
         Self::FewFiles,
         Self::PauseMajority,
@@ -264,7 +269,8 @@ impl Kind {
             | Self::PauseMajority
             | Self::GracefulStop
             | Self::RollingRestart
-            | Self::ClockJump => 0,
+            | Self::ClockJump
+            | Self::WrongClocks => 0,
             Self::Isolate
             | Self::IsolateLeader
             | Self::Halves
@@ -310,6 +316,9 @@ impl Kind {
             Self::ClockJump if !crate::node::can_move_clocks() => {
                 Some("no right to a name space of time here")
             }
+            Self::WrongClocks if !crate::node::can_bend_clocks() => {
+                Some("holdfastd_wrong_clock, an example of the server, was not built")
+            }
             _ => None,
         }
     }
@@ -317,6 +326,7 @@ impl Kind {
     /// One of this kind.
     pub fn nemesis(self) -> Box<dyn Nemesis> {
         match self.family() {
+            0 if self == Self::WrongClocks => Box::new(clocks::Wrong::default()),
             0 => process::of(self),
             1 => network::of(self),
             2 => Box::new(leaders::Storm::default()),

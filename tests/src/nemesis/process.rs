@@ -12,7 +12,7 @@ const RECOVERY_MS: [u64; 5] = [5, 30, 120, 300, 700];
 /// Longest jump of a clock, forward; backward it cannot go before the start of the machine.
 const JUMP_MAX: Duration = Duration::from_secs(10 * 86_400);
 /// How long a node may take to end after it was told to.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn of(kind: Kind) -> Box<dyn Nemesis> {
     match kind {
