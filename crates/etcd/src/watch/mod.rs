@@ -1,8 +1,8 @@
 //! Service `Watch`: many watches on one stream.
 //!
 //! Requests are carried out in their order, one at a time, while the events of the watches that
-//! stand go on. Answers leave through one channel whose bound is the back-pressure: a client that
-//! does not read stops its watches here, they fall back to reading history at its own pace.
+//! stand go on. All of it happens while the client takes its answers: one that does not read stops
+//! its watches here, they fall back to reading history at its own pace.
 //! Invariants:
 //! * A watch is told to be created before anything else is said about it, and nothing follows its
 //!   end.
@@ -16,19 +16,17 @@ mod answer;
 mod open;
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, pending};
-use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::stream::{self, BoxStream, SelectAll};
 use holdfast_node::api::{ApiError, Operation, WatchItem};
-use holdfast_runtime::{Interval, interval, spawn};
+use holdfast_runtime::{Interval, interval};
 use holdfast_wire::etcd::etcdserverpb::watch_request::RequestUnion;
 use holdfast_wire::etcd::etcdserverpb::{
     ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse, watch_server,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
 use crate::call::{Asked, Service};
@@ -36,8 +34,6 @@ use answer::{ended, fragments, happened, refused};
 use open::{Given, OpenWatch, Opened, Wish, open};
 use progress::Round;
 
-/// Answers that may wait for the client to read them.
-const ANSWERS_WAITING_MAX: usize = 16;
 /// Watches of a stream. etcd knows no bound.
 const WATCHES_MAX: usize = 10_000;
 /// A watch's id where the client leaves it to the server.
@@ -56,19 +52,23 @@ impl watch_server::Watch for Service {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let asked = self.asked(request.metadata())?;
-        let (answers, receiver) = mpsc::channel(ANSWERS_WAITING_MAX);
-        let multiplexer = Multiplexer {
+        let multiplexer = Box::new(Multiplexer {
             service: self.clone(),
             asked: asked.clone(),
-            answers,
+            requests: Some(request.into_inner()),
+            opening: None,
+            said: VecDeque::new(),
             watches: BTreeMap::new(),
             items: SelectAll::new(),
             next_id: 0,
             round: None,
             beat: interval(self.progress_notify_interval()),
-        };
-        spawn(multiplexer.run(request.into_inner()));
-        Ok(Response::new(self.while_led(&asked, ReceiverStream::new(receiver).boxed())))
+        });
+        let answers = stream::unfold(multiplexer, |mut multiplexer| async move {
+            let answer = multiplexer.next().await?;
+            Some((answer, multiplexer))
+        });
+        Ok(Response::new(self.while_led(&asked, answers.boxed())))
     }
 }
 
@@ -76,7 +76,12 @@ impl watch_server::Watch for Service {
 struct Multiplexer {
     service: Service,
     asked: Asked,
-    answers: mpsc::Sender<Answer>,
+    /// What the client still asks for; `None` once it only listens.
+    requests: Option<Streaming<WatchRequest>>,
+    /// The watch that is being opened; requests behind it wait.
+    opening: Option<BoxFuture<'static, Opened>>,
+    /// What one step said and the client has not taken yet.
+    said: VecDeque<Answer>,
     watches: BTreeMap<i64, OpenWatch>,
     items: SelectAll<BoxStream<'static, Given>>,
     /// The id of the next watch whose id is left to us, unless it is taken.
@@ -88,63 +93,55 @@ struct Multiplexer {
 }
 
 impl Multiplexer {
-    async fn run(mut self, mut requests: Streaming<WatchRequest>) {
-        let mut reading = true;
-        let mut opening: Option<BoxFuture<'static, Opened>> = None;
-        while reading || opening.is_some() || !self.watches.is_empty() {
-            let said = tokio::select! {
-                request = requests.next(), if reading && opening.is_none() => match request {
-                    Some(Ok(request)) => Ok(self.asked_for(request, &mut opening)),
-                    Some(Err(status)) => Err(status),
-                    // A client that only listens from here on keeps its watches.
-                    None => {
-                        reading = false;
-                        Ok(Vec::new())
-                    }
-                },
-                opened = opened(&mut opening) => {
-                    opening = None;
-                    self.opened(opened)
+    /// The next answer; `None` once nothing is watched and nothing can be asked for any more.
+    async fn next(&mut self) -> Option<Answer> {
+        loop {
+            if let Some(answer) = self.said.pop_front() {
+                return Some(answer);
+            }
+            if self.requests.is_none() && self.opening.is_none() && self.watches.is_empty() {
+                return None;
+            }
+            match self.step().await {
+                Ok(answers) => self.said.extend(answers.into_iter().map(Ok)),
+                Err(status) => {
+                    // Its last word.
+                    (self.requests, self.opening) = (None, None);
+                    self.watches.clear();
+                    return Some(Err(status));
                 }
-                Some(given) = self.items.next(), if !self.items.is_empty() => self.given(given),
-                () = self.beat.tick() => {
-                    self.ask_the_quiet();
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Said {
+        tokio::select! {
+            request = asked(&mut self.requests), if self.opening.is_none() => match request {
+                Some(Ok(request)) => Ok(self.asked_for(request)),
+                Some(Err(status)) => Err(status),
+                // A client that only listens from here on keeps its watches.
+                None => {
+                    self.requests = None;
                     Ok(Vec::new())
                 }
-                () = self.answers.closed() => return,
-            };
-            if self.say(said).await.is_none() {
-                return;
+            },
+            opened = opened(&mut self.opening) => {
+                self.opening = None;
+                self.opened(opened)
+            }
+            Some(given) = self.items.next(), if !self.items.is_empty() => self.given(given),
+            () = self.beat.tick() => {
+                self.ask_the_quiet();
+                Ok(Vec::new())
             }
         }
     }
 
-    /// Sends what is to be said; `None` where that ended the stream.
-    async fn say(&mut self, said: Said) -> Option<()> {
-        match said {
-            Ok(answers) => {
-                for answer in answers {
-                    self.answers.send(Ok(answer)).await.ok()?;
-                }
-                Some(())
-            }
-            Err(status) => {
-                // Its last word; whoever has gone does not hear it.
-                let _ = self.answers.send(Err(status)).await;
-                None
-            }
-        }
-    }
-
-    fn asked_for(
-        &mut self,
-        request: WatchRequest,
-        opening: &mut Option<BoxFuture<'static, Opened>>,
-    ) -> Vec<WatchResponse> {
+    fn asked_for(&mut self, request: WatchRequest) -> Vec<WatchResponse> {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => match self.wish(create) {
                 Ok(wish) => {
-                    *opening = Some(open(self.service.clone(), self.asked.clone(), wish));
+                    self.opening = Some(open(self.service.clone(), self.asked.clone(), wish));
                     Vec::new()
                 }
                 Err(reason) => vec![refused(self.header_now(), reason)],
@@ -291,6 +288,16 @@ fn reason_of(error: &ApiError, status: &Status) -> String {
     match error.is_about_caller() {
         true => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
         false => status.message().to_owned(),
+    }
+}
+
+/// What the client asks for next; never anything, where it only listens.
+async fn asked(
+    requests: &mut Option<Streaming<WatchRequest>>,
+) -> Option<Result<WatchRequest, Status>> {
+    match requests {
+        Some(requests) => requests.next().await,
+        None => pending().await,
     }
 }
 
