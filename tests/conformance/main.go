@@ -1,10 +1,11 @@
 // Command conformance holds Holdfast's etcd API against etcd itself.
 //
 // It starts an etcd of one member and three nodes of Holdfast and asks both the same: scripts and
-// generated requests, in gRPC and in JSON (package differ), the Go client's calls and recipes (recipes), sessions of
-// etcdctl (ctl), programs on the Python, Node and Rust clients (clients). Each is a suite; what is
-// compared after which mask is written beside the comparison. The last line sums up; the exit code
-// is 1 if anything differs, 2 if the run itself could not be made.
+// generated requests, in gRPC and in JSON (package differ), the Go client's calls and recipes
+// (recipes), sessions of etcdctl (ctl), programs on the Python, Node, Java and Rust clients
+// (clients). Each is a suite; what is compared after which mask is written beside the comparison.
+// The last line sums up; the exit code is 1 if anything differs, 2 if the run itself could not be
+// made.
 package main
 
 import (
@@ -32,7 +33,7 @@ const (
 type options struct {
 	etcd, etcdctl, etcdctlOld, holdfast string
 	scripts, session, clients, folder   string
-	python, node, rust                  string
+	python, node, java, rust            string
 	seeds, steps                        int
 	only                                string
 }
@@ -55,6 +56,7 @@ func main() {
 	flag.StringVar(&o.folder, "folder", "", "where servers may keep their data")
 	flag.StringVar(&o.python, "python", "", "Python with the client installed; may be missing")
 	flag.StringVar(&o.node, "node", "", "folder in which npm installed the client; may be missing")
+	flag.StringVar(&o.java, "java", "", "folder with the Java client's archives; may be missing")
 	flag.StringVar(&o.rust, "rust", "", "program on the Rust client; may be missing")
 	flag.IntVar(&o.seeds, "seeds", 10, "generated sequences of requests")
 	flag.IntVar(&o.steps, "steps", 300, "requests in each of them")

@@ -48,7 +48,7 @@ func (g *generator) step() *Step {
 	case n < 65:
 		return &Step{Call: "KV/Range", Request: g.scan()}
 	case n < 68:
-		return &Step{Call: "KV/RangeStream", Request: g.scan()}
+		return &Step{Call: "KV/RangeStream", Request: g.stream()}
 	case n < 98:
 		return &Step{Call: "KV/Txn", Request: g.txn(0)}
 	}
@@ -140,6 +140,17 @@ func (g *generator) scan() object {
 		if g.one(12) {
 			scan[filter] = g.revision()
 		}
+	}
+	return scan
+}
+
+// stream is a scan that is answered in chunks. An order of its own is refused, but a target without
+// an order is not: etcd then sorts every chunk by it and goes on behind the last key of what it has
+// sorted, so that keys are left out or come twice. There is nothing in that to be equal to.
+func (g *generator) stream() object {
+	scan := g.scan()
+	if scan["sort_order"] == 0 {
+		delete(scan, "sort_target")
 	}
 	return scan
 }

@@ -83,13 +83,16 @@ func dial(address string) (*side, error) {
 	return &side{connection: connection}, err
 }
 
-// begin forgets the last script and notes the revision at which the next one starts.
+// begin forgets the last script, with the keys it has left, and notes the revision at which the next
+// one starts.
 func (s *side) begin(absolute bool) (int64, error) {
 	s.vars, s.texts = map[string]int64{}, map[string]string{}
 	s.streams = map[string]*openStream{}
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
-	now, err := pb.NewKVClient(s.connection).Range(ctx, &pb.RangeRequest{Key: []byte("begin")})
+	// Nothing to delete is no revision: a store that was fresh stays so.
+	now, err := pb.NewKVClient(s.connection).DeleteRange(
+		ctx, &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
 	if err != nil {
 		return 0, err
 	}
