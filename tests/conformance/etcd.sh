@@ -15,7 +15,8 @@ if [ ! -x "$work/bin/etcd" ] || [ ! -x "$work/bin/etcdctl" ] ||
   (cd "$modules" && go build -trimpath -o "$work/bin/" ./etcd ./etcdctl)
   touch "$work/bin/etcd"
 fi
-"$work/bin/etcd" --version | head -n 1
+# Not head: it leaves, and etcd ends by a broken pipe.
+"$work/bin/etcd" --version | sed -n 1p
 
 build_old_etcdctl() {
   [ -x "$work/bin-3.4/etcdctl" ] ||

@@ -82,6 +82,11 @@ func run(o *options, r *report) (err error) {
 	if err := os.MkdirAll(o.folder, 0o755); err != nil {
 		return err
 	}
+	// What an interrupted run has left would be taken for the etcd that is started first.
+	folder := filepath.Join(o.folder, "holdfast")
+	if err := cluster.Wipe(o.holdfast, folder, clientPort-1); err != nil {
+		return err
+	}
 	expected, err := recordPrograms(o, r)
 	if err != nil {
 		return err
@@ -91,8 +96,7 @@ func run(o *options, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, etcd.Stop()) }()
-	holdfast, err := cluster.Holdfast(
-		o.holdfast, filepath.Join(o.folder, "holdfast"), holdfastNodes, clientPort-1)
+	holdfast, err := cluster.Holdfast(o.holdfast, folder, holdfastNodes, clientPort-1)
 	if err != nil {
 		return err
 	}

@@ -124,27 +124,41 @@ func healthy(url string) error {
 	return last
 }
 
+// local calls the verb of the command that starts and stops nodes below a folder.
+type local struct {
+	binary, folder string
+	portBase       int
+}
+
+func (l local) call(verb string, more ...string) ([]byte, error) {
+	arguments := append([]string{"local", verb, "--dir", l.folder,
+		"--port-base", strconv.Itoa(l.portBase)}, more...)
+	command := exec.Command(l.binary, arguments...)
+	var complaint bytes.Buffer
+	command.Stderr = &complaint
+	said, err := command.Output()
+	if err != nil {
+		err = fmt.Errorf("holdfast local %s: %w: %s", verb, err, complaint.Bytes())
+	}
+	return said, err
+}
+
+// Wipe ends the nodes that an interrupted run has left in a folder, and removes it.
+func Wipe(binary, folder string, portBase int) error {
+	if _, err := os.Stat(folder); err != nil {
+		return nil
+	}
+	_, err := local{binary, folder, portBase}.call("wipe")
+	return err
+}
+
 // Holdfast starts nodes as `make cluster` does, in another folder and on other ports: node i serves
 // clients on portBase+i and HTTP on portBase+20+i.
 func Holdfast(binary, folder string, nodes, portBase int) (*Cluster, error) {
-	local := func(verb string, more ...string) ([]byte, error) {
-		arguments := append([]string{"local", verb, "--dir", folder,
-			"--port-base", strconv.Itoa(portBase)}, more...)
-		command := exec.Command(binary, arguments...)
-		var complaint bytes.Buffer
-		command.Stderr = &complaint
-		said, err := command.Output()
-		if err != nil {
-			err = fmt.Errorf("holdfast local %s: %w: %s", verb, err, complaint.Bytes())
-		}
-		return said, err
+	if err := Wipe(binary, folder, portBase); err != nil {
+		return nil, err
 	}
-	// What an interrupted run has left is not this run's.
-	if _, err := os.Stat(folder); err == nil {
-		if _, err := local("wipe"); err != nil {
-			return nil, err
-		}
-	}
+	local := local{binary, folder, portBase}.call
 	c := &Cluster{Name: "Holdfast"}
 	c.stop = func() error {
 		_, err := local("wipe")
