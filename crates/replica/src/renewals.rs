@@ -22,9 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::ProposeError;
 use crate::replica::{Inner, Replica};
 
-/// How long renewals are collected into one entry: at most 50 entries a second, however many
-/// leases there are, and nobody waits longer than for a slow disk.
-const COLLECT: Duration = Duration::from_millis(20);
+/// How long renewals are collected into one entry.
+const COLLECT: Duration = Duration::from_millis(100);
 /// Renewals that may wait, per range.
 pub(crate) const RENEWALS_WAITING_MAX: usize = 10_000;
 /// Time a proposal of renewals may take.
@@ -60,7 +59,7 @@ pub(crate) struct Renewing {
 }
 
 impl Replica {
-    /// Renews leases, together with whoever else renews within 20 ms.
+    /// Renews leases, together with whoever else renews within a tenth of a second.
     ///
     /// Leases that an entry has just renewed cost none: while a quorum has answered this leader
     /// within its lease, the answer is the time that is left of them.
@@ -144,7 +143,7 @@ fn renewal(lease: &LeaseInfo, now_ms: u64, applied_ms: u64, divisor: u64) -> Opt
     is_fresh.then_some(Renewal { id: lease.id, ttl_ms: lease.ttl_ms, expires_at_ms })
 }
 
-/// Collects renewals into entries, one after the other: one task of the replica.
+/// Collects renewals into one entry each tenth of a second: one task of the replica.
 pub(crate) async fn collect(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Renewing>) {
     let mut carried = None;
     loop {
