@@ -124,14 +124,7 @@ impl Arm {
                 Source::Remote(remote) => remote.next().await,
             };
             match found {
-                Ok(item) => {
-                    let (ArmItem::Events { header, .. } | ArmItem::Progress { header }) = &item
-                    else {
-                        return item;
-                    };
-                    self.next = self.next.max(Revision(header.revision.0 + 1));
-                    return item;
-                }
+                Ok(item) => return self.passed_on(item),
                 Err(error) if error.is_elsewhere() && !self.call.direct => {
                     if let Err(error) = self.reopen().await {
                         return ArmItem::Failed(error);
@@ -140,6 +133,17 @@ impl Arm {
                 Err(error) => return ArmItem::Failed(error),
             }
         }
+    }
+
+    /// Remembers how far an item has brought the watch. One that begins behind what its source has
+    /// applied, since this node was told of more, has nothing to be told until then: no progress
+    /// goes back behind its beginning.
+    fn passed_on(&mut self, mut item: ArmItem) -> ArmItem {
+        if let ArmItem::Events { header, .. } | ArmItem::Progress { header } = &mut item {
+            header.revision = header.revision.max(self.delivered());
+            self.next = Revision(header.revision.0 + 1);
+        }
+        item
     }
 
     async fn reopen(&mut self) -> Result<(), ApiError> {
