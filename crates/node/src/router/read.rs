@@ -26,7 +26,7 @@ impl Gateway {
         let place = Place::Position { keyspace: &request.keyspace, position };
         let spec = self.spec(place, &request.read, Self::at_revision(request.revision));
         let query = Query::Get(request.key);
-        let served = match self.is_etcd(&request.keyspace) {
+        let served = match spec.level == ReadLevel::Follower && self.is_etcd(&request.keyspace) {
             true => self.read_told(call, place, &spec, &query).await?,
             false => self.read(call, place, &spec, &query).await?,
         };

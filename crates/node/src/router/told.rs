@@ -93,9 +93,13 @@ impl Gateway {
         spec: &ReadSpec,
         query: &Query,
     ) -> Result<Served, ApiError> {
-        let range = self.resolve(place).ok().map(|target| target.range);
-        let ahead = range.and_then(|range| Some((range, self.told_ahead(range)?)));
-        let (Some((range, told)), ReadLevel::Follower) = (ahead, spec.level) else {
+        let ahead = match spec.level {
+            ReadLevel::Follower => self.resolve(place).ok().map(|target| target.range),
+            // Whoever leads has whatever was told.
+            ReadLevel::Linearizable | ReadLevel::Lease => None,
+        };
+        let ahead = ahead.and_then(|range| Some((range, self.told_ahead(range)?)));
+        let Some((range, told)) = ahead else {
             return self.read(call, place, spec, query).await;
         };
         let min = Some(spec.min.map_or(told, |min| min.later(told)));
