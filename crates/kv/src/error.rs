@@ -24,6 +24,9 @@ pub enum Error {
         /// The range's epoch; 0 where it was never configured.
         epoch: RangeEpoch,
     },
+    /// The state moved on while all of it was read; ask again.
+    #[error("the state changed while it was read")]
+    Unsettled,
     /// An entry does not continue the log; a defect of the caller.
     #[error("entry {given} applied where {expected} was due")]
     OutOfOrder {

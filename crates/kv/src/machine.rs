@@ -89,7 +89,7 @@ impl StateMachine {
     /// [`StateMachine::replaced`]. Without it readers would judge a snapshot's state by the old
     /// span for a moment.
     pub fn withdraw(&self) {
-        self.shared.published.store(Arc::default());
+        self.shared.published.store(Arc::new(Published::withdrawn()));
     }
 
     /// Takes up the state of the engine after [`Engine::replace_from`], where somebody else called
@@ -114,7 +114,7 @@ impl StateMachine {
         let meta = |key: &Bytes| -> Result<Option<Bytes>> {
             Ok(self.engine.get(Family::Meta, key, point)?.map(|record| record.value))
         };
-        let mut published = Published::default();
+        let mut published = Published { since: point.index, ..Published::default() };
         if let Some(record) = self.engine.get(Family::Meta, &TRUTH, point)? {
             let configure: Configure = unseal("meta", record.value)?;
             let bad = Error::MalformedRecord { family: "meta", what: "truth without a span" };

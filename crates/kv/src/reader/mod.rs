@@ -42,12 +42,25 @@ const RESTARTS_MAX: usize = 64;
 /// What readers see besides the engine; replaced as one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
+    /// The last entry of the states it belongs to: it is published before them. [`NEVER`] while
+    /// there is no state to belong to.
+    pub since: LogIndex,
     pub truth: Option<Truth>,
     pub compacted: Revision,
     pub marks: Vec<Mark>,
     /// By kind and member.
     pub alarms: Vec<EtcdAlarm>,
     pub auth: Arc<AuthStore>,
+}
+
+/// No state comes up to it.
+const NEVER: LogIndex = LogIndex(u64::MAX);
+
+impl Published {
+    /// What stands while one state takes the place of another: everything is refused.
+    pub fn withdrawn() -> Self {
+        Self { since: NEVER, ..Self::default() }
+    }
 }
 
 /// What machine and readers share.
@@ -284,15 +297,22 @@ impl Reader {
 
     /// A hash of the whole logical state; see `hash.rs` for what it covers.
     ///
-    /// Equal for two replicas at the same applied index, whatever their engines look like. Call it
-    /// while nothing is applied. Cost: reads everything.
+    /// Equal for two replicas at the same applied index, whatever their engines look like. Cost:
+    /// reads everything.
     ///
     /// # Errors
-    /// As [`Reader::lease`].
+    /// As [`Reader::lease`]; [`Error::Unsettled`] where entries were applied or a snapshot took the
+    /// state's place meanwhile.
     pub fn state_hash(&self) -> Result<u64> {
-        let published = self.shared.published.load();
-        let hash = crate::hash::state_hash(&self.engine, self.point(), &published);
-        self.shared.noted(hash)
+        let (point, published) = (self.point(), self.shared.published.load_full());
+        let hash = crate::hash::state_hash(&self.engine, point, &published);
+        let hash = self.shared.noted(hash)?;
+        let now = self.shared.published.load();
+        if published.since > point.index || !Arc::ptr_eq(&published, &now) || self.point() != point
+        {
+            return Err(Error::Unsettled);
+        }
+        Ok(hash)
     }
 
     /// Runs a read at a state; a current read that compaction has overtaken starts again.

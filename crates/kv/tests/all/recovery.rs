@@ -151,6 +151,17 @@ fn a_replica_that_takes_a_snapshot_goes_on_as_its_sender() {
 }
 
 #[test]
+fn no_state_is_told_while_a_snapshot_takes_its_place() {
+    let mut world = World::new();
+    put(&mut world, "a");
+    let (reader, before) = (world.reader(), world.reader().state_hash().unwrap());
+    world.machine.withdraw();
+    assert!(matches!(reader.state_hash(), Err(Error::Unsettled)));
+    world.machine.replaced().unwrap();
+    assert_eq!(reader.state_hash().unwrap(), before);
+}
+
+#[test]
 fn a_replica_that_takes_a_snapshot_answers_the_retries_of_what_its_sender_did() {
     let (mut sender, mut receiver) = (World::new(), World::new());
     let increment = || {

@@ -523,6 +523,7 @@ pub(crate) fn engine_error(error: kv::Error) -> ApiError {
         kv::Error::Compacted { oldest } => ApiError::Compacted { oldest: oldest.0 },
         kv::Error::Future { newest } => ApiError::FutureRevision { newest: newest.0 },
         kv::Error::WrongSpan { .. } => ApiError::NotHere(error.to_string()),
+        kv::Error::Unsettled => ApiError::NotReady(error.to_string()),
         // The replica retires itself; another one may serve what this one has lost.
         damaged if damaged.is_corruption() => ApiError::NotHere(damaged.to_string()),
         other => ApiError::Internal(other.to_string()),

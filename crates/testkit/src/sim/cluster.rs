@@ -440,6 +440,7 @@ impl Cluster {
                         let (range, replica) = (range.0, replica.0);
                         states.push(StateHash { range, replica, index, hash });
                     }
+                    Err(holdfast_kv::Error::Unsettled) => {}
                     Err(_) if is_suspect(machine) => {}
                     Err(error) => {
                         let text = format!("{range} of n{} cannot be read: {error}", machine + 1);
