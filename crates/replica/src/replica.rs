@@ -36,7 +36,7 @@ use crate::raft::runtime::{self, Context};
 use crate::raft::staging::{self, StagingArea};
 use crate::raft::tail::Tail;
 use crate::reads::{Assurance, FollowerReads, Proofs, RoundTask, Rounds};
-use crate::renewals::{self, RENEWALS_WAITING_MAX, Renewing};
+use crate::renewals::{self, Renewals, Renewing};
 use crate::watch::{Hub, LockWaiter, WatchLimits, WatchStream};
 use crate::watch_filter::WatchFilter;
 
@@ -56,8 +56,6 @@ pub(crate) struct Inner {
     pub(crate) journal: Arc<Journal>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) admission: Arc<Admission>,
-    /// Whether an entry of renewals is being collected.
-    pub(crate) renewals_collecting: AtomicBool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) staging: Arc<StagingArea>,
@@ -76,7 +74,7 @@ pub(crate) struct Inner {
     pub(crate) lease_rounds: Rounds,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) follower_reads: FollowerReads,
-    pub(crate) renewals: mpsc::Sender<Renewing>,
+    pub(crate) renewals: Renewals,
     /// When the leader was heard last, monotonic nanoseconds.
     pub(crate) heard_at_nanos: AtomicU64,
     pub(crate) boot_delay_over: AtomicBool,
@@ -306,7 +304,7 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
     let raft = built.map_err(|fatal| Error::Stopped(fatal.to_string()))?;
     let (rounds, waiting_rounds) = Rounds::new();
     let (lease_rounds, waiting_lease_rounds) = Rounds::new();
-    let (renewals, waiting_renewals) = mpsc::channel(RENEWALS_WAITING_MAX);
+    let (renewals, waiting_renewals) = Renewals::new();
     let (proposer, proposals) = new_proposer(&options, &deps, &leadership);
     let queues = Queues {
         proposals,
@@ -319,7 +317,6 @@ async fn open_here(options: ReplicaOptions, deps: Deps, context: Arc<Context>) -
         journal: deps.journal,
         engine: deps.engine,
         admission: deps.admission,
-        renewals_collecting: AtomicBool::new(false),
         clock: deps.clock,
         entropy: deps.entropy,
         staging,

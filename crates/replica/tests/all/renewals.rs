@@ -103,6 +103,29 @@ async fn a_lease_that_was_just_renewed_is_answered_at_once_without_an_entry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_renews_without_pause_waits_for_nobody() {
+    let cluster = Cluster::start(3).await;
+    for id in 1..=10 {
+        cluster.propose(&grant(id, 10_000)).await;
+    }
+    let leader = cluster.leader().await;
+    let (entries, began) = (log_end(leader), cluster.clock.monotonic());
+    let mut slowest = Duration::ZERO;
+    while cluster.clock.monotonic() - began < Duration::from_secs(10) {
+        for id in 1..=10 {
+            let asked = cluster.clock.monotonic();
+            let renewed = leader.replica.renew(vec![LeaseId(id)], deadline()).await.unwrap();
+            assert!(left(&renewed) >= Duration::from_millis(9_400), "{renewed:?}");
+            slowest = slowest.max(cluster.clock.monotonic() - asked);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(slowest < Duration::from_millis(50), "one of them took {slowest:?}");
+    let entries = log_end(leader) - entries;
+    assert!((10..=40).contains(&entries), "{entries} entries in 10 seconds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_gone_is_never_answered_from_memory() {
     let cluster = Cluster::start(3).await;
     cluster.propose(&grant(1, 10_000)).await;
