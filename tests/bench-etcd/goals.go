@@ -10,6 +10,10 @@ import (
 // judgedAt is the number of clients at which throughput and CPU are judged; p99 is everywhere.
 const judgedAt = 64
 
+// mostOfNative is the greatest ratio of what a put by the etcd API costs to what one by Holdfast's
+// own costs, CPU of all servers.
+const mostOfNative = 1.1
+
 // goal is what Holdfast has to reach beside etcd.
 type goal struct {
 	workload string
@@ -35,6 +39,8 @@ type cell struct {
 }
 
 const etcdSide, holdfastSide = 0, 1
+
+const etcdName = "etcd's"
 
 // medians of all rounds, in the order in which the cells were measured first; what only one system
 // could do is left out.
@@ -77,7 +83,7 @@ func medians(all []sample) []cell {
 }
 
 // median of a figure; of an even number of rounds the lower middle one.
-func median[T cmp.Ordered](rounds []sample, figure func(sample) T) T {
+func median[S any, T cmp.Ordered](rounds []S, figure func(S) T) T {
 	var all []T
 	for _, one := range rounds {
 		all = append(all, figure(one))
@@ -92,6 +98,8 @@ type verdict struct {
 	figure  float64
 	atLeast bool
 	bound   float64
+	// beside whose figure it is held.
+	beside string
 }
 
 func (v verdict) met() bool {
@@ -109,7 +117,8 @@ func (v verdict) String() string {
 	if v.atLeast {
 		sign = "≥"
 	}
-	return fmt.Sprintf("%s  %-52s %6.2f × etcd's (%s %.2f)", word, v.what, v.figure, sign, v.bound)
+	return fmt.Sprintf("%s  %-52s %6.2f × %s (%s %.2f)",
+		word, v.what, v.figure, v.beside, sign, v.bound)
 }
 
 // judge holds all cells against the goals.
@@ -123,13 +132,28 @@ func judge(cells []cell) []verdict {
 				continue
 			}
 			all = append(all,
-				verdict{where + ": operations/s", holdfast.perSecond / etcd.perSecond, true, goal.faster},
-				verdict{where + ": CPU per operation", holdfast.micros() / etcd.micros(), false, goal.cheaper})
+				verdict{where + ": operations/s", holdfast.perSecond / etcd.perSecond, true,
+					goal.faster, etcdName},
+				verdict{where + ": CPU per operation", holdfast.micros() / etcd.micros(), false,
+					goal.cheaper, etcdName})
 		}
 		p99 := holdfast.p99.Seconds() / etcd.p99.Seconds()
-		all = append(all, verdict{where + ": p99", p99, false, 1})
+		all = append(all, verdict{where + ": p99", p99, false, 1, etcdName})
 	}
 	return all
+}
+
+// judgeNative holds puts by the etcd API against puts by Holdfast's own: the median of the rounds,
+// in each of which the two were measured one behind the other.
+func judgeNative(pairs []nativePair) []verdict {
+	if len(pairs) == 0 {
+		return nil
+	}
+	ratio := median(pairs, func(pair nativePair) float64 {
+		return pair.etcd.micros() / pair.native.micros()
+	})
+	what := fmt.Sprintf("put by the etcd API, %d clients: CPU per operation", judgedAt)
+	return []verdict{{what, ratio, false, mostOfNative, "native put's"}}
 }
 
 // summarize counts what is missed, failed cells included, and says so in one line.
@@ -140,6 +164,6 @@ func summarize(verdicts []verdict, failed []string) (string, int) {
 			missed++
 		}
 	}
-	return fmt.Sprintf("bench-etcd: %d figures judged beside etcd, %d missed (%d cells failed)",
+	return fmt.Sprintf("bench-etcd: %d figures judged, %d missed (%d cells failed)",
 		len(verdicts), missed, len(failed)), missed
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,8 +94,10 @@ func run(o *options) (missed int, err error) {
 	}
 	defer func() { err = errors.Join(err, holdfast.Stop()) }()
 	measured, failed := measureAll(o, [2]*cluster.Cluster{etcd, holdfast})
+	pairs, failedPairs := measureNative(o, holdfast)
+	failed = append(failed, failedPairs...)
 	cells := medians(measured)
-	verdicts := judge(cells)
+	verdicts := append(judge(cells), judgeNative(pairs)...)
 	table := tableOf(cells)
 	fmt.Print(table)
 	summary, missed := summarize(verdicts, failed)
@@ -138,4 +141,34 @@ func measureAll(o *options, clusters [2]*cluster.Cluster) (all []sample, failed 
 		}
 	}
 	return all, failed
+}
+
+// measureNative puts into Holdfast by the etcd API and by its own, one behind the other, as often as
+// there are rounds.
+func measureNative(o *options, holdfast *cluster.Cluster) (pairs []nativePair, failed []string) {
+	if !strings.Contains(nativePut, o.only) {
+		return nil, nil
+	}
+	for round := range o.rounds {
+		var pair nativePair
+		order := []string{"put", nativePut}
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, workload := range order {
+			got, err := measure(o.load, holdfast, workload, judgedAt, o.time)
+			if err != nil {
+				failed = append(failed, fmt.Sprintf("%s, %s: %v", holdfast.Name, workload, err))
+				return pairs, failed
+			}
+			fmt.Printf("round %d  %-8s %s\n", round+1, holdfast.Name, got)
+			if workload == nativePut {
+				pair.native = got
+			} else {
+				pair.etcd = got
+			}
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs, failed
 }

@@ -19,6 +19,9 @@ var workloads = []string{
 	"lease keep-alive",
 }
 
+// nativePut is put by Holdfast's own API; etcd has none of it.
+const nativePut = "native put"
+
 // sample is what one cell of one system came to.
 type sample struct {
 	system    int
@@ -42,6 +45,11 @@ func (s sample) String() string {
 // micros is the processor time of all servers for one operation, in microseconds.
 func (s sample) micros() float64 {
 	return float64(s.cpu.Nanoseconds()) / 1e3
+}
+
+// nativePair is what one round of puts into Holdfast came to by either API.
+type nativePair struct {
+	etcd, native sample
 }
 
 // measure runs one cell: the client as a process of its own.

@@ -8,6 +8,8 @@
 //! everybody: what it uses of the machine is not there for the servers, and hides what tells them
 //! apart. It runs on one thread, speaks gRPC without retries, balancing or tokens, and counts only
 //! operations that both began and ended in the measured time. An operation that fails ends the run.
+//!
+//! `native put` does what `put` does, by Holdfast's own API: what the etcd API costs on top.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use holdfast_wire::etcd::etcdserverpb as pb;
+use holdfast_wire::v1 as native;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
@@ -37,6 +40,8 @@ const KEYS: u64 = 10_000;
 const KEYS_AT_ONCE: u64 = 100;
 /// Size of every value.
 const VALUE_BYTES: usize = 256;
+/// The keyspace that servers of the etcd API serve unless they are told otherwise.
+const KEYSPACE: &str = "etcd";
 /// Over how many connections the loops are spread at most, evenly over the endpoints.
 const CONNECTIONS_MAX: usize = 24;
 /// The part of the measured time that goes by before it.
@@ -192,6 +197,7 @@ struct Client {
 /// What a loop repeats.
 enum Does {
     Put,
+    NativePut { kv: native::kv_client::KvClient<Channel> },
     Range { serializable: bool },
     Mix,
     Swap { key: Bytes, revision: i64 },
@@ -207,6 +213,7 @@ impl Client {
         let value = random.value();
         let does = match workload {
             "put" => Does::Put,
+            "native put" => Does::NativePut { kv: native::kv_client::KvClient::new(channel) },
             "range linearizable" => Does::Range { serializable: false },
             "range serializable" => Does::Range { serializable: true },
             "mix 90/10" => Does::Mix,
@@ -235,6 +242,10 @@ impl Client {
         let number = self.random.below(KEYS);
         match &mut self.does {
             Does::Put => drop(self.kv.put(put(key(number), self.value.clone())).await?),
+            Does::NativePut { kv } => {
+                let answer = kv.put(native_put(key(number), self.value.clone())).await?;
+                ensure!(answer.into_inner().applied, "a put without a condition was refused");
+            }
             Does::Range { serializable } => read(&mut self.kv, number, *serializable).await?,
             Does::Mix if self.random.below(10) < READS_OF_TEN => {
                 read(&mut self.kv, number, false).await?;
@@ -269,6 +280,10 @@ fn key(number: u64) -> Bytes {
 
 fn put(key: Bytes, value: Bytes) -> pb::PutRequest {
     pb::PutRequest { key, value, ..Default::default() }
+}
+
+fn native_put(key: Bytes, value: Bytes) -> native::PutRequest {
+    native::PutRequest { keyspace: KEYSPACE.to_owned(), key, value, ..Default::default() }
 }
 
 fn swap(key: Bytes, revision: i64, value: Bytes) -> pb::TxnRequest {
