@@ -470,8 +470,8 @@ impl Inner {
         let packer = Packer::new(queues.proposals, raft, &self.proposer, lease, clock);
         self.spawn(packer.run());
         let lease = Assurance::Lease(self.options.timings.lease_ack_age_max());
-        self.spawn(self.round_task(queues.rounds, Assurance::Quorum).run());
-        self.spawn(self.round_task(queues.lease_rounds, lease).run());
+        self.spawn_rounds(queues.rounds, Assurance::Quorum);
+        self.spawn_rounds(queues.lease_rounds, lease);
         self.spawn(renewals::collect(self.clone(), queues.renewals));
         self.spawn(keeper::expire(self.clone()));
         self.spawn(keeper::compact(self.clone()));
@@ -479,13 +479,9 @@ impl Inner {
         self.spawn(keeper::probe(self.clone()));
     }
 
-    fn round_task(
-        &self,
-        waiting: mpsc::Receiver<crate::reads::Answer>,
-        assurance: Assurance,
-    ) -> RoundTask {
-        RoundTask {
-            waiting,
+    fn spawn_rounds(&self, waiting: mpsc::Receiver<crate::reads::Answer>, assurance: Assurance) {
+        let rounds = Arc::new(RoundTask {
+            waiting: tokio::sync::Mutex::new(waiting),
             assurance,
             raft: self.raft.clone(),
             leadership: self.leadership.clone(),
@@ -494,6 +490,9 @@ impl Inner {
             proofs: self.proofs.clone(),
             clock: self.clock.clone(),
             timings: self.options.timings.clone(),
+        });
+        for _ in 0..RoundTask::at_once() {
+            self.spawn(rounds.clone().run());
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Net {
     pub slow_entries: Mutex<BTreeMap<NodeId, Duration>>,
     pub urgent_heartbeats: AtomicUsize,
     pub read_indexes: AtomicUsize,
+    /// How much longer the answer to the next question for a read index takes.
+    pub slow_read_index: Mutex<Option<Duration>>,
     pub snapshots: AtomicUsize,
     /// Bytes of snapshots that arrived, and how many more may before the transfer breaks.
     pub snapshot_bytes: AtomicUsize,
@@ -219,10 +221,16 @@ impl Peers for End {
         to: &PeerAddress,
         _: Duration,
     ) -> BoxFuture<'static, Result<peer::ReadIndexResponse, PeerError>> {
+        let mut late = Duration::ZERO;
         if let Ok(net) = self.net() {
             net.read_indexes.fetch_add(1, Ordering::Relaxed);
+            late = net.slow_read_index.lock().take().unwrap_or_default();
         }
-        self.call(to, move |replica| async move { Ok(replica.handle_read_index().await) })
+        self.call(to, move |replica| async move {
+            let answer = replica.handle_read_index().await;
+            sleep(late).await;
+            Ok(answer)
+        })
     }
 
     fn send_snapshot(

@@ -120,6 +120,25 @@ async fn follower_reads_that_wait_together_share_a_question_to_the_leader() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_round_whose_answer_is_late_holds_up_no_read_behind_it() {
+    let cluster = Cluster::start(3).await;
+    cluster.put("k", "v").await;
+    let follower = cluster.follower().await;
+    *cluster.net.slow_read_index.lock() = Some(Duration::from_millis(300));
+    let began = cluster.clock.monotonic();
+    let late = {
+        let replica = follower.replica.clone();
+        let request = ReadRequest::new(ReadLevel::Linearizable, deadline());
+        spawn(async move { replica.read(&request).await.map(drop) })
+    };
+    sleep(Duration::from_millis(5)).await;
+    assert_eq!(read(follower, "k", ReadLevel::Linearizable).await, Ok(Some("v".into())));
+    assert!(cluster.clock.monotonic() - began < Duration::from_millis(100));
+    late.await.unwrap().unwrap();
+    assert!(cluster.clock.monotonic() - began >= Duration::from_millis(300));
+}
+
+#[tokio::test(start_paused = true)]
 async fn lease_reads_need_no_round_while_the_lease_is_fresh() {
     let cluster = Cluster::start(3).await;
     cluster.put("k", "v").await;
