@@ -11,6 +11,7 @@
 //! * What was started through [`Tasks`] has ended when [`Tasks::stop`] returns `Ok`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod held;
 pub mod net;
 mod pool;
 mod rank;

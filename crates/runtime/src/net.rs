@@ -5,11 +5,11 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::held::Held;
 use crate::{Elapsed, sleep, timeout};
 
 /// How long accepting rests after it failed for want of descriptors or memory.
@@ -57,9 +58,12 @@ enum Carrier {
 }
 
 /// A connection. Real TCP is not boxed: the hot path has no virtual call.
+///
+/// What is written may stay here until it is flushed, 16 KiB at most.
 #[derive(Debug)]
 pub struct Stream {
     carrier: Carrier,
+    held: Held,
     ends: Ends,
 }
 
@@ -75,7 +79,7 @@ pub struct Ends {
 impl Stream {
     /// A connection over something else than the machine's TCP.
     pub fn other(transport: impl Transport + 'static, ends: Ends) -> Self {
-        Self { carrier: Carrier::Other(Box::new(transport)), ends }
+        Self { carrier: Carrier::Other(Box::new(transport)), held: Held::default(), ends }
     }
 
     /// Its two ends.
@@ -87,24 +91,19 @@ impl Stream {
         // Requests are small and answered one by one: Nagle's delay would be their latency.
         stream.set_nodelay(true)?;
         let ends = Ends { local: stream.local_addr()?, remote: stream.peer_addr()? };
-        Ok(Self { carrier: Carrier::Tcp(stream), ends })
+        Ok(Self { carrier: Carrier::Tcp(stream), held: Held::default(), ends })
     }
 }
 
-/// Calls the same method of whatever carries the stream.
+/// Calls `$call` with whatever carries the stream, and what is held of it.
 macro_rules! carried {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match &mut $self.get_mut().carrier {
-            Carrier::Tcp(inner) => {
-                let $stream = Pin::new(inner);
-                $call
-            }
-            Carrier::Other(inner) => {
-                let $stream = Pin::new(inner);
-                $call
-            }
+    ($self:ident, $carrier:ident, $held:ident => $call:expr) => {{
+        let Stream { carrier, held: $held, .. } = $self.get_mut();
+        match carrier {
+            Carrier::Tcp($carrier) => $call,
+            Carrier::Other($carrier) => $call,
         }
-    };
+    }};
 }
 
 impl AsyncRead for Stream {
@@ -113,40 +112,32 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        carried!(self, stream => stream.poll_read(context, buffer))
+        carried!(self, carrier, _held => Pin::new(carrier).poll_read(context, buffer))
     }
 }
 
+/// One slice at a time, on purpose: see [`Held`].
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        carried!(self, stream => stream.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        carried!(self, stream => stream.poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.carrier {
-            Carrier::Tcp(stream) => stream.is_write_vectored(),
-            Carrier::Other(stream) => stream.is_write_vectored(),
-        }
+        carried!(self, carrier, held => held.poll_write(carrier, context, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        carried!(self, stream => stream.poll_flush(context))
+        carried!(self, carrier, held => {
+            ready!(held.poll_flush(carrier, context))?;
+            Pin::new(carrier).poll_flush(context)
+        })
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        carried!(self, stream => stream.poll_shutdown(context))
+        carried!(self, carrier, held => {
+            ready!(held.poll_flush(carrier, context))?;
+            Pin::new(carrier).poll_shutdown(context)
+        })
     }
 }
 
