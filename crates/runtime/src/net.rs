@@ -116,7 +116,7 @@ impl AsyncRead for Stream {
     }
 }
 
-/// One slice at a time, on purpose: see [`Held`].
+// One slice at a time, on purpose: see `Held`.
 impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
